@@ -1,0 +1,137 @@
+// The Python face of the native core: addresses and plain values in, nothing out. Python checks and allocates
+// (dynamicseg/ops); the types are in dynamicseg/_native.pyi.
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#include "dynamicseg/cpu_runtime.h"
+#include "dynamicseg/dynamic_loss.h"
+#include "dynamicseg/memory.h"
+
+namespace py = pybind11;
+using namespace dynamicseg;
+
+namespace {
+
+using FourIntegers = std::array<std::int64_t, 4>;
+
+template <class Target>
+Target* pointer(std::uintptr_t address) {
+  return reinterpret_cast<Target*>(address);
+}
+
+DType dtype_named(const std::string& name) {
+  if (name == "float32") return DType::float32;
+  if (name == "float64") return DType::float64;
+  if (name == "bfloat16") return DType::bfloat16;
+  throw std::invalid_argument("no kernel for dtype " + name);
+}
+
+MemoryFormat format_named(const std::string& name) {
+  if (name == "contiguous") return MemoryFormat::contiguous;
+  if (name == "channels_last") return MemoryFormat::channels_last;
+  throw std::invalid_argument("no kernel for memory format " + name);
+}
+
+Weighting weighting_named(const std::string& name) {
+  if (name == "fsf") return Weighting::fsf;
+  if (name == "scf") return Weighting::scf;
+  if (name == "fixed") return Weighting::fixed;
+  throw std::invalid_argument("no weighting is named " + name);
+}
+
+MapStrides strides_of(const FourIntegers& s) { return {s[0], s[1], s[2], s[3]}; }
+
+DynamicLossParams dynamic_loss_params(std::uintptr_t x, const std::string& dtype, const std::string& format,
+                                      const FourIntegers& shape, const FourIntegers& strides, std::uintptr_t mask,
+                                      const std::string& weighting, double mu, std::uintptr_t labels,
+                                      std::uintptr_t logsumexp, std::uintptr_t label_counts, std::uintptr_t similarity,
+                                      std::uintptr_t continuity, std::uintptr_t weight, std::uintptr_t loss,
+                                      std::uintptr_t grad_x, const FourIntegers& grad_strides,
+                                      std::uintptr_t grad_loss) {
+  DynamicLossParams params{};
+  params.x = pointer<const void>(x);
+  params.dtype = dtype_named(dtype);
+  params.format = format_named(format);
+  params.shape = {shape[0], shape[1], shape[2], shape[3]};
+  params.strides = strides_of(strides);
+  params.mask = pointer<const std::uint8_t>(mask);
+  params.weighting = weighting_named(weighting);
+  params.mu = mu;
+  params.labels = pointer<std::int64_t>(labels);
+  params.logsumexp = pointer<void>(logsumexp);
+  params.label_counts = pointer<std::int64_t>(label_counts);
+  params.similarity = pointer<void>(similarity);
+  params.continuity = pointer<void>(continuity);
+  params.weight = pointer<void>(weight);
+  params.loss = pointer<void>(loss);
+  params.grad_x = pointer<void>(grad_x);
+  params.grad_strides = strides_of(grad_strides);
+  params.grad_loss = pointer<const void>(grad_loss);
+  return params;
+}
+
+// Holds the memory of one result for as long as Python does.
+class ResultMemory {
+ public:
+  explicit ResultMemory(std::size_t bytes) : bytes_(bytes), memory_(take_result_memory(bytes)) {}
+  ~ResultMemory() { give_back_result_memory(memory_, bytes_); }
+  ResultMemory(const ResultMemory&) = delete;
+  ResultMemory& operator=(const ResultMemory&) = delete;
+
+  py::buffer_info buffer() const {
+    return py::buffer_info(static_cast<std::uint8_t*>(memory_), static_cast<py::ssize_t>(bytes_));
+  }
+
+ private:
+  std::size_t bytes_;
+  void* memory_;
+};
+
+py::dict build_info() {
+  py::dict info;
+  info["compiler"] = DYNAMICSEG_COMPILER;
+  info["build_type"] = DYNAMICSEG_BUILD_TYPE;
+  info["cuda"] = false;
+  info["cuda_reason"] = DYNAMICSEG_CUDA_REASON;
+  return info;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_native, m) {
+  m.doc() = "The native core of DynamicSeg. Not public: use dynamicseg.ops.";
+
+  py::class_<DynamicLossParams>(m, "DynamicLossParams")
+      .def(py::init(&dynamic_loss_params), py::kw_only(), py::arg("x"), py::arg("dtype"), py::arg("format"),
+           py::arg("shape"), py::arg("strides"), py::arg("mask"), py::arg("weighting"), py::arg("mu"),
+           py::arg("labels"), py::arg("logsumexp"), py::arg("label_counts"), py::arg("similarity"),
+           py::arg("continuity"), py::arg("weight"), py::arg("loss"), py::arg("grad_x"), py::arg("grad_strides"),
+           py::arg("grad_loss"));
+  m.def("dynamic_loss", &dynamic_loss_cpu, py::arg("params"), py::call_guard<py::gil_scoped_release>());
+  m.def("dynamic_loss_backward", &dynamic_loss_backward_cpu, py::arg("params"),
+        py::call_guard<py::gil_scoped_release>());
+
+  py::class_<ResultMemory>(m, "ResultMemory", py::buffer_protocol())
+      .def(py::init<std::size_t>(), py::arg("bytes"))
+      .def_buffer(&ResultMemory::buffer);
+  m.def("begin_keeping_freed_memory", &begin_keeping_freed_memory);
+  m.def("end_keeping_freed_memory", &end_keeping_freed_memory);
+  m.def(
+      "set_threads",
+      [](int threads, std::uintptr_t openmp_parallel) {
+        set_threads(threads, reinterpret_cast<OpenMPParallel>(openmp_parallel));
+      },
+      py::arg("threads"), py::arg("openmp_parallel"));
+  m.def("thread_count", &thread_count);
+  m.def("uses_openmp", &uses_openmp);
+  m.def("available_instruction_sets", &available_instruction_sets);
+  m.def("instruction_set", &instruction_set);
+  m.def("set_instruction_set", &set_instruction_set, py::arg("name"));
+  m.def("build_info", &build_info);
+}

@@ -1,0 +1,181 @@
+// dynamic_loss on the CPU: tiles, threads, and the sums that need a whole image. The arithmetic of a tile is in
+// dynamic_loss_kernels.cpp.
+
+#include <algorithm>
+#include <bit>
+#include <vector>
+
+#include "core/arithmetic.h"
+#include "cpu/dynamic_loss_kernels.h"
+#include "cpu/instruction_set.h"
+#include "cpu/parallel.h"
+#include "dynamicseg/dynamic_loss.h"
+
+namespace dynamicseg {
+namespace {
+
+// A gradient above this size leaves the caches before it is read again, so it is written past them.
+constexpr std::int64_t kStreamedBytes = std::int64_t{4} << 20;
+
+DynamicLossKernels kernels_of_active_instruction_set(const DynamicLossParams& params) {
+  switch (active_instruction_set()) {
+#if defined(DYNAMICSEG_X86_64)
+    case InstructionSet::avx512:
+      return avx512::dynamic_loss_kernels(params);
+    case InstructionSet::avx2:
+      return avx2::dynamic_loss_kernels(params);
+#endif
+    default:
+      return baseline::dynamic_loss_kernels(params);
+  }
+}
+
+std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+// All images of a batch cut into tiles, image after image, row after row.
+class Tiling {
+ public:
+  explicit Tiling(const MapShape& shape)
+      : shape_(shape),
+        columns_(std::clamp<std::int64_t>(shape.width, 1, kTileColumns)),
+        rows_(std::clamp<std::int64_t>(shape.height, 1, std::min(kTilePixels / columns_, kTileRows))),
+        across_(ceil_div(shape.width, columns_)),
+        per_image_(across_ * ceil_div(shape.height, rows_)) {}
+
+  std::int64_t per_image() const { return per_image_; }
+  std::int64_t count() const { return shape_.batch * per_image_; }
+
+  Tile operator[](std::int64_t index) const {
+    const std::int64_t in_image = index % per_image_;
+    const std::int64_t row = in_image / across_ * rows_;
+    const std::int64_t column = in_image % across_ * columns_;
+    return {index / per_image_, row, std::min(row + rows_, shape_.height), column,
+            std::min(column + columns_, shape_.width)};
+  }
+
+ private:
+  // Few enough that a photo gives work to many threads, many enough that the rows a tile shares with the next one
+  // are a small part of what it reads.
+  static constexpr std::int64_t kTileRows = 8;
+
+  MapShape shape_;
+  std::int64_t columns_, rows_, across_, per_image_;
+};
+
+DType statistic_dtype(DType map) { return map == DType::float64 ? DType::float64 : DType::float32; }
+
+double read_statistic(const void* array, DType map, std::int64_t index) {
+  if (statistic_dtype(map) == DType::float64) return static_cast<const double*>(array)[index];
+  return static_cast<double>(static_cast<const float*>(array)[index]);
+}
+
+void write_statistic(void* array, DType map, std::int64_t index, double value) {
+  if (statistic_dtype(map) == DType::float64) {
+    static_cast<double*>(array)[index] = value;
+  } else {
+    static_cast<float*>(array)[index] = static_cast<float>(value);
+  }
+}
+
+void add(TileSums& total, const TileSums& tile) {
+  total.similarity += tile.similarity;
+  total.vertical += tile.vertical;
+  total.horizontal += tile.horizontal;
+  total.pixels += tile.pixels;
+  total.vertical_pairs += tile.vertical_pairs;
+  total.horizontal_pairs += tile.horizontal_pairs;
+}
+
+// Valid pixels and pairs of one image, from its mask.
+TileSums count_valid(const DynamicLossParams& params, std::int64_t image) {
+  const std::int64_t height = params.shape.height;
+  const std::int64_t width = params.shape.width;
+  TileSums counts{};
+  if (params.mask == nullptr) {
+    counts.pixels = height * width;
+    counts.vertical_pairs = std::max<std::int64_t>(height - 1, 0) * width;
+    counts.horizontal_pairs = height * std::max<std::int64_t>(width - 1, 0);
+    return counts;
+  }
+  const std::uint8_t* mask = params.mask + image * height * width;
+  for (std::int64_t row = 0; row < height; ++row) {
+    for (std::int64_t column = 0; column < width; ++column) {
+      const std::uint8_t* here = mask + row * width + column;
+      if (*here == 0) continue;
+      counts.pixels += 1;
+      counts.vertical_pairs += row + 1 < height && here[width] != 0;
+      counts.horizontal_pairs += column + 1 < width && here[1] != 0;
+    }
+  }
+  return counts;
+}
+
+void forward(const DynamicLossParams& params, const Tiling& tiling, const DynamicLossKernels& kernels) {
+  const std::int64_t words = ceil_div(params.shape.channels, 64);
+  std::vector<TileSums> sums(static_cast<std::size_t>(tiling.count()));
+  std::vector<std::uint64_t> alive(static_cast<std::size_t>(tiling.count() * words));
+  parallel_for(tiling.count(), [&](std::int64_t index) {
+    sums[static_cast<std::size_t>(index)] =
+        kernels.forward(params, tiling[index], alive.data() + index * words);
+  });
+
+  for (std::int64_t image = 0; image < params.shape.batch; ++image) {
+    TileSums total{};
+    std::vector<std::uint64_t> labels(static_cast<std::size_t>(words));
+    for (std::int64_t index = image * tiling.per_image(); index < (image + 1) * tiling.per_image(); ++index) {
+      add(total, sums[static_cast<std::size_t>(index)]);
+      for (std::int64_t word = 0; word < words; ++word) {
+        labels[static_cast<std::size_t>(word)] |= alive[static_cast<std::size_t>(index * words + word)];
+      }
+    }
+    std::int64_t label_count = 0;
+    for (const std::uint64_t word : labels) label_count += std::popcount(word);
+
+    const double similarity = mean_or_zero(total.similarity, total.pixels);
+    const double continuity = mean_or_zero(total.vertical, total.vertical_pairs * params.shape.channels) +
+                              mean_or_zero(total.horizontal, total.horizontal_pairs * params.shape.channels);
+    const double weight = dynamic_weight(params.weighting, params.mu, label_count);
+    params.label_counts[image] = label_count;
+    write_statistic(params.similarity, params.dtype, image, similarity);
+    write_statistic(params.continuity, params.dtype, image, continuity);
+    write_statistic(params.weight, params.dtype, image, weight);
+    write_statistic(params.loss, params.dtype, image, similarity + weight * continuity);
+  }
+}
+
+void backward(const DynamicLossParams& params, const Tiling& tiling, const DynamicLossKernels& kernels) {
+  const std::int64_t element = params.dtype == DType::float64 ? 8 : params.dtype == DType::float32 ? 4 : 2;
+  const std::int64_t bytes =
+      params.shape.batch * params.shape.channels * params.shape.height * params.shape.width * element;
+
+  std::vector<GradientScales> scales;
+  for (std::int64_t image = 0; image < params.shape.batch; ++image) {
+    const TileSums counts = count_valid(params, image);
+    const double grad_loss = read_statistic(params.grad_loss, params.dtype, image);
+    const double grad_continuity = grad_loss * read_statistic(params.weight, params.dtype, image);
+    scales.push_back({grad_loss * share_of_mean(counts.pixels),
+                      grad_continuity * share_of_mean(counts.vertical_pairs * params.shape.channels),
+                      grad_continuity * share_of_mean(counts.horizontal_pairs * params.shape.channels)});
+  }
+  // Backwards through the map: its end is what the forward pass has left in the caches.
+  const std::int64_t last = tiling.count() - 1;
+  parallel_for(tiling.count(), [&](std::int64_t index) {
+    const Tile tile = tiling[last - index];
+    kernels.backward(params, tile, scales[static_cast<std::size_t>(tile.image)], bytes >= kStreamedBytes);
+  });
+}
+
+}  // namespace
+
+void dynamic_loss_cpu(const DynamicLossParams& params) {
+  const Tiling tiling(params.shape);
+  const DynamicLossKernels kernels = kernels_of_active_instruction_set(params);
+  forward(params, tiling, kernels);
+  if (params.grad_x != nullptr) backward(params, tiling, kernels);
+}
+
+void dynamic_loss_backward_cpu(const DynamicLossParams& params) {
+  backward(params, Tiling(params.shape), kernels_of_active_instruction_set(params));
+}
+
+}  // namespace dynamicseg

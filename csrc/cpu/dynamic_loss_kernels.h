@@ -1,0 +1,55 @@
+// What the driver of dynamic_loss asks of the code that is compiled once for each instruction set.
+#pragma once
+
+#include <cstdint>
+
+#include "dynamicseg/dynamic_loss.h"
+
+namespace dynamicseg {
+
+// The pixels of one image that one call works on. Tiles, and with them the order of every sum, follow from the shape of
+// the map alone, never from the number of threads: that is what makes results the same bits from run to run.
+struct Tile {
+  std::int64_t image;
+  std::int64_t row_begin, row_end;
+  std::int64_t column_begin, column_end;
+};
+
+// A tile has at most this many pixels and columns: the running maximum, sum and label of its pixels stay in the
+// first-level cache while the channels of a contiguous map stream by.
+constexpr std::int64_t kTilePixels = 4096;
+constexpr std::int64_t kTileColumns = 2048;
+
+// Sums over a tile. A pair of neighbours belongs to its upper or left pixel.
+struct TileSums {
+  double similarity;
+  double vertical, horizontal;
+  std::int64_t pixels, vertical_pairs, horizontal_pairs;  // valid ones; pairs of pixels, not of elements
+};
+
+// What an element of the gradient is made of, for one image.
+struct GradientScales {
+  double similarity;            // grad_loss / number of pixels
+  double vertical, horizontal;  // grad_loss * weight / number of elements in the mean
+};
+
+struct DynamicLossKernels {
+  // Labels, logsumexp and the sums of a tile; sets the bit of each label in `alive`, of ceil(C / 64) words.
+  TileSums (*forward)(const DynamicLossParams& params, const Tile& tile, std::uint64_t* alive);
+  // The gradient of a tile. `stream`: write past the caches.
+  void (*backward)(const DynamicLossParams& params, const Tile& tile, const GradientScales& scales, bool stream);
+};
+
+namespace baseline {
+DynamicLossKernels dynamic_loss_kernels(const DynamicLossParams& params);
+}
+#if defined(DYNAMICSEG_X86_64)
+namespace avx2 {
+DynamicLossKernels dynamic_loss_kernels(const DynamicLossParams& params);
+}
+namespace avx512 {
+DynamicLossKernels dynamic_loss_kernels(const DynamicLossParams& params);
+}
+#endif
+
+}  // namespace dynamicseg

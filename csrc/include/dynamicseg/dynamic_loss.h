@@ -1,0 +1,52 @@
+// The dynamically weighted loss: the interface of its kernels.
+//
+//   labels      l[b,h,w] = argmax_c x[b,c,h,w]                       the lowest channel on a tie; NaN wins
+//   similarity  S[b] = mean over pixels of (logsumexp_c x - x[l])
+//   continuity  T[b] = mean |x[:,:,1:,:] - x[:,:,:-1,:]| + mean |x[:,:,:,1:] - x[:,:,:,:-1]|
+//   loss        L[b] = S[b] + weight[b] * T[b]                        weight: see Weighting in types.h
+//
+// Masked pixels enter no term, and a neighbour pair counts only where both ends are valid.
+#pragma once
+
+#include <cstdint>
+
+#include "dynamicseg/types.h"
+
+namespace dynamicseg {
+
+// `Statistic` arrays are float64 if the map is, else float32.
+struct DynamicLossParams {
+  // The map of responses (logits).
+  const void* x;  // [B, C, H, W], `dtype`, `strides`
+  DType dtype;
+  MemoryFormat format;
+  MapShape shape;
+  MapStrides strides;
+
+  const std::uint8_t* mask;  // [B, H, W] dense, nonzero: data, zero: not data; null: all are data
+
+  Weighting weighting;
+  double mu;
+
+  // Written by the forward pass; labels, logsumexp and weight are read by the backward pass.
+  std::int64_t* labels;        // [B, H, W] dense; -1 where masked
+  void* logsumexp;             // [B, H, W] dense, Statistic
+  std::int64_t* label_counts;  // [B], number of distinct labels K
+  void* similarity;            // [B], Statistic
+  void* continuity;            // [B], Statistic
+  void* weight;                // [B], Statistic
+  void* loss;                  // [B], Statistic
+
+  // Written by the backward pass; null: not wanted.
+  void* grad_x;            // [B, C, H, W], `dtype`, `grad_strides`, same format as x
+  MapStrides grad_strides;
+  const void* grad_loss;   // [B], Statistic: the gradient that arrives for each image's loss
+};
+
+// Forward, and backward as well where `grad_x` is given.
+void dynamic_loss_cpu(const DynamicLossParams& params);
+
+// Backward alone, from the labels, logsumexp and weight that a forward pass has written.
+void dynamic_loss_backward_cpu(const DynamicLossParams& params);
+
+}  // namespace dynamicseg

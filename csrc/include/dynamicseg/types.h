@@ -1,0 +1,43 @@
+// The plain values that every kernel interface is made of. No torch, no Python.
+#pragma once
+
+#include <cstdint>
+
+namespace dynamicseg {
+
+enum class DType : int { float32, float64, bfloat16 };
+
+// A bfloat16 number: the upper half of a float32.
+struct BFloat16 {
+  std::uint16_t bits;
+};
+
+// How much the continuity of an image counts, given its number of labels K (design: dynamic weights).
+//   fsf    feature similarity focus      K / mu    as labels merge, continuity fades
+//   scf    spatial continuity focus      mu / K    as labels merge, continuity grows
+//   fixed  Kim, Kanezaki, Tanaka 2020    mu
+// The first published script had fsf and scf swapped; its authors corrected them in October 2024.
+enum class Weighting : int { fsf, scf, fixed };
+
+// Which dimension of a map lies densely in memory; the other strides are free, so that a crop is no copy.
+enum class MemoryFormat : int {
+  contiguous,    // stride_width == 1: rows of pixels, one channel after another
+  channels_last  // stride_channel == 1: all channels of a pixel together
+};
+
+struct MapShape {
+  std::int64_t batch;
+  std::int64_t channels;
+  std::int64_t height;
+  std::int64_t width;
+};
+
+// In elements, not bytes.
+struct MapStrides {
+  std::int64_t batch;
+  std::int64_t channel;
+  std::int64_t height;
+  std::int64_t width;
+};
+
+}  // namespace dynamicseg

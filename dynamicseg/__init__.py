@@ -1,0 +1,38 @@
+"""Unsupervised image segmentation with a dynamically weighted loss."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dynamicseg.config import SegmenterConfig as SegmenterConfig
+    from dynamicseg.losses import DynamicLoss as DynamicLoss
+    from dynamicseg.reference import DynamicLossOutput as DynamicLossOutput
+    from dynamicseg.segmentation import Segmentation as Segmentation
+    from dynamicseg.segmenter import Segmenter as Segmenter
+    from dynamicseg.segmenter import segment as segment
+
+# Public names and where they are. They are loaded when first used: the command line answers `--help` without torch.
+_HOMES = {
+    "DynamicLoss": "dynamicseg.losses",
+    "DynamicLossOutput": "dynamicseg.reference",
+    "Segmentation": "dynamicseg.segmentation",
+    "Segmenter": "dynamicseg.segmenter",
+    "SegmenterConfig": "dynamicseg.config",
+    "segment": "dynamicseg.segmenter",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dynamicseg' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,53 @@
+"""Types of the compiled module; see csrc/bindings.cpp. Not public: use ``dynamicseg.ops``."""
+
+from typing import Literal, TypedDict
+
+class DynamicLossParams:
+    """Addresses, sizes and strides (in elements) of one call; 0 is no array. See csrc/include/dynamicseg/dynamic_loss.h."""
+
+    def __init__(
+        self,
+        *,
+        x: int,
+        dtype: str,
+        format: Literal["contiguous", "channels_last"],
+        shape: tuple[int, ...],
+        strides: tuple[int, ...],
+        mask: int,
+        weighting: str,
+        mu: float,
+        labels: int,
+        logsumexp: int,
+        label_counts: int,
+        similarity: int,
+        continuity: int,
+        weight: int,
+        loss: int,
+        grad_x: int,
+        grad_strides: tuple[int, ...],
+        grad_loss: int,
+    ) -> None: ...
+
+class ResultMemory:
+    """Memory for a large result, as a writable buffer of bytes."""
+
+    def __init__(self, bytes: int) -> None: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+class BuildInfo(TypedDict):
+    compiler: str
+    build_type: str
+    cuda: bool
+    cuda_reason: str
+
+def dynamic_loss(params: DynamicLossParams) -> None: ...
+def dynamic_loss_backward(params: DynamicLossParams) -> None: ...
+def begin_keeping_freed_memory() -> None: ...
+def end_keeping_freed_memory() -> None: ...
+def set_threads(threads: int, openmp_parallel: int) -> None: ...
+def thread_count() -> int: ...
+def uses_openmp() -> bool: ...
+def available_instruction_sets() -> list[str]: ...
+def instruction_set() -> str: ...
+def set_instruction_set(name: str) -> None: ...
+def build_info() -> BuildInfo: ...

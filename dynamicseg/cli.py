@@ -1,0 +1,160 @@
+"""The command line. torch is imported by the commands that need it, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, 
+
+import typer
+
+from dynamicseg.weighting import DEFAULT_MU, WEIGHTINGS
+
+app = typer.Typer(
+    name="dynamicseg",
+    help="Segment images with no labels: a small network is trained on each image.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+bench_app = typer.Typer(help="Measure speed against PyTorch on this machine.", no_args_is_help=True)
+app.add_typer(bench_app, name="bench")
+
+# What the command line library raises for a wrong call; its own base class has no public name.
+_UsageError: Any = typer.BadParameter.__mro__[1]
+
+DONE, WRONG_CALL, INTERRUPTED = 0, 2, 128 + signal.SIGINT
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs the command line; a mistake in the call is one line on stderr and exit status 2."""
+    # As Ctrl-C does, so that no half-written file stays when a job scheduler ends the run.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        status = app(args=None if arguments is None else list(arguments), standalone_mode=False)
+    except _UsageError as error:
+        status = _wrong_call(error.format_message())
+    except typer.Abort:
+        status = INTERRUPTED
+    except KeyboardInterrupt:
+        print("dynamicseg: interrupted", file=sys.stderr)
+        status = INTERRUPTED
+    sys.exit(status if isinstance(status, int) else DONE)
+
+
+def _wrong_call(text: str) -> int:
+    print(f"dynamicseg: {' '.join(text.split())}", file=sys.stderr)
+    return WRONG_CALL
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from dynamicseg.segmentation import package_version
+
+        print(f"dynamicseg {package_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+_MU_HELP = ", ".join(f"{DEFAULT_MU[name]:g} for {name}" for name in WEIGHTINGS)
+
+
+@app.command(
+    "segment",
+    epilog="Example: dynamicseg segment photos/ -o out --weighting scf --max-steps 50",
+)
+def segment_command(
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Image files, folders or glob patterns.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="Folder for the results.")],
+    preset: Annotated[str, typer.Option(help="paper: the published network and schedule.")] = "paper",
+    weighting: Annotated[
+        str | None,
+        typer.Option(
+            metavar="fsf|scf|fixed",
+            help="How the number of labels K weights continuity: fsf K/mu, scf mu/K, fixed mu. (default: the preset's)",
+        ),
+    ] = None,
+    mu: Annotated[float | None, typer.Option(help=f"Constant of the weighting. (default: {_MU_HELP})")] = None,
+    max_steps: Annotated[
+        int | None, typer.Option(help="Training steps at the most. (default: the preset's; 1000 for paper)")
+    ] = None,
+    min_labels: Annotated[
+        int | None, typer.Option(help="Stop when this few labels are left. (default: the preset's; 3 for paper)")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same labels on the same machine.")] = 0,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="Where to compute.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(metavar="auto|float32|bfloat16", help="Of the convolutions; auto: the preset's.")
+    ] = "auto",
+    channel_axis: Annotated[
+        int | None,
+        typer.Option(help="Which axis of a 3-D file holds the bands, e.g. 0 for a stack of bands. (default: as the file says)"),
+    ] = None,
+    formats: Annotated[
+        str, typer.Option("--format", help="Files to write: any of png, overlay, json, boundaries, npy.")
+    ] = "png,overlay,json",
+    resume: Annotated[bool, typer.Option("--resume", help="Skip images already done with these settings.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="A line for each image, also in a pipe.")] = False,
+) -> int:
+    """Segment images: label maps, overlays and what led to them.
+
+    For each INPUT named STEM writes STEM_labels.png (label numbers, with a palette), STEM_overlay.png (regions over the
+    image) and STEM.json (configuration, areas, history). Exit status: 0 all done, 1 some inputs failed, 2 wrong call.
+    """
+    from dynamicseg.batch import Batch, check_writable
+    from dynamicseg.inputs import find_images
+    from dynamicseg.segmentation import output_paths
+    from dynamicseg.segmenter import Segmenter
+
+    wanted_formats = [name.strip() for name in formats.split(",") if name.strip()]
+    try:
+        output_paths(output, "stem", wanted_formats)
+        segmenter = Segmenter(
+            preset=preset,  # type: ignore[arg-type]
+            weighting=weighting,  # type: ignore[arg-type]
+            mu=mu,
+            max_steps=max_steps,
+            min_labels=min_labels,
+            seed=seed,
+            device=device,
+            precision=precision,  # type: ignore[arg-type]
+        )
+        check_writable(output)
+    except (ValueError, OSError) as error:
+        return _wrong_call(str(error))
+    batch = Batch(
+        segmenter, output, wanted_formats, channel_axis=channel_axis, resume=resume, quiet=quiet, verbose=verbose
+    )
+    return batch.run(find_images(inputs))
+
+
+@app.command("info", epilog="Example: dynamicseg info --json")
+def info_command(
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """Versions, compiled features, instruction set, devices: what is active, and why."""
+    from dynamicseg.info import collect
+
+    facts = collect()
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    width = max(len(name) for name in facts)
+    for name, value in facts.items():
+        print(f"{name.replace('_', ' '):<{width}}  {', '.join(value) if isinstance(value, list) else value}")
+
+
+if __name__ == "__main__":
+    main()

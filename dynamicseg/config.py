@@ -1,0 +1,92 @@
+"""The configuration of a segmenter: frozen, and validated once."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dynamicseg.weighting import DEFAULT_MU, Weighting
+
+Preset = Literal["paper"]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+PRESETS: tuple[Preset, ...] = get_args(Preset)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+
+class SegmenterConfig(BaseModel):
+    """Everything that decides a segmentation, apart from the image.
+
+    Make one with ``configure``, which fills in what a preset leaves open.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    preset: Preset
+    weighting: Weighting
+    mu: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    """Constant of the weighting."""
+    max_steps: Annotated[int, Field(ge=1)]
+    """Training ends after this many steps at the latest."""
+    min_labels: Annotated[int, Field(ge=1)]
+    """Training ends after the first step with this many labels or fewer."""
+    channels: Annotated[int, Field(ge=1)]
+    """Candidate labels, and width of every hidden layer."""
+    depth: Annotated[int, Field(ge=1)]
+    """Number of 3x3 convolutions."""
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+    precision: Precision
+    """Of the convolutions and the response map; parameters and sums are float32."""
+
+
+# The published network and schedule.
+_PAPER: dict[str, Any] = {
+    "weighting": "fsf",
+    "max_steps": 1000,
+    "min_labels": 3,
+    "channels": 100,
+    "depth": 2,
+    "learning_rate": 0.1,
+    "momentum": 0.9,
+    "precision": "float32",
+}
+_PRESETS: dict[str, dict[str, Any]] = {"paper": _PAPER}
+
+_WANTED = {"device": "auto, cpu, cuda or cuda:N"}
+
+
+def configure(preset: str = "paper", **options: Any) -> SegmenterConfig:
+    """The configuration of a preset, with some fields chosen; None leaves a field to the preset.
+
+    Raises:
+        ValueError: a field has a value out of its range, one line for all of them.
+        TypeError: there is no such field.
+    """
+    if preset not in _PRESETS:
+        nearest = difflib.get_close_matches(str(preset), _PRESETS, n=1)
+        hint = f", did you mean {nearest[0]}?" if nearest else ""
+        raise ValueError(f"preset {preset!r}: choose {' or '.join(_PRESETS)}{hint}")
+    unknown = sorted(set(options) - set(SegmenterConfig.model_fields))
+    if unknown:
+        raise TypeError(f"no option is named {unknown[0]!r}: choose from {', '.join(SegmenterConfig.model_fields)}")
+    chosen = {name: value for name, value in options.items() if value is not None}
+    fields = {"seed": 0, "device": "auto", **_PRESETS[preset], **chosen, "preset": preset}
+    if "mu" not in fields and fields["weighting"] in DEFAULT_MU:
+        fields["mu"] = DEFAULT_MU[fields["weighting"]]
+    elif "mu" not in fields:
+        fields["mu"] = 1.0  # the weighting is refused below, and it alone should be named
+    try:
+        return SegmenterConfig(**fields)
+    except ValidationError as error:
+        raise ValueError("; ".join(_in_words(problem) for problem in error.errors())) from None
+
+
+def _in_words(problem: Any) -> str:
+    field = str(problem["loc"][0])
+    wanted = f"wants {_WANTED[field]}" if field in _WANTED else problem["msg"].replace("Input should be", "wants", 1)
+    return f"{field} {wanted}, not {problem['input']!r}"

@@ -1,0 +1,51 @@
+"""``DynamicLoss``: the loss as a module, for training loops of one's own."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from dynamicseg import ops
+from dynamicseg.reference import DynamicLossOutput
+from dynamicseg.weighting import DEFAULT_MU, Weighting
+
+
+class DynamicLoss(nn.Module):
+    """Similarity plus dynamically weighted continuity of a response map; needs no targets.
+
+    >>> loss = DynamicLoss(weighting="fsf")
+    >>> output = loss(torch.randn(1, 100, 64, 64, requires_grad=True))
+    >>> output.loss.backward()
+
+    Args:
+        weighting: ``"fsf"`` (K / mu), ``"scf"`` (mu / K) or ``"fixed"`` (mu), with K the number of labels still alive.
+        mu: constant of the weighting, > 0; by default the published one: 15, 50, 1.
+        reduction: ``"mean"`` makes ``loss`` the mean over the batch; ``"none"`` leaves ``[B]``.
+    """
+
+    def __init__(
+        self,
+        weighting: Weighting = "fsf",
+        mu: float | None = None,
+        *,
+        reduction: Literal["mean", "none"] = "mean",
+    ) -> None:
+        super().__init__()
+        if weighting not in DEFAULT_MU:
+            raise ValueError(f"weighting {weighting!r}: choose one of {', '.join(DEFAULT_MU)}")
+        if reduction not in ("mean", "none"):
+            raise ValueError(f"reduction {reduction!r}: choose mean or none")
+        self.weighting: Weighting = weighting
+        self.mu = DEFAULT_MU[weighting] if mu is None else float(mu)
+        if not 0 < self.mu < float("inf"):
+            raise ValueError(f"mu is {self.mu}: pass a finite number > 0")
+        self.reduction = reduction
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> DynamicLossOutput:
+        """The loss of ``x`` ``[B, C, H, W]``, see ``ops.dynamic_loss``; ``mask`` ``[B, H, W]`` is true where there is data."""
+        output = ops.dynamic_loss(x, weighting=self.weighting, mu=self.mu, mask=mask)
+        return output._replace(loss=output.loss.mean()) if self.reduction == "mean" else output
+
+    def extra_repr(self) -> str:
+        return f"weighting={self.weighting!r}, mu={self.mu:g}, reduction={self.reduction!r}"

@@ -1,0 +1,246 @@
+"""``dynamicseg::dynamic_loss``: the loss of section "the mathematics" in the docs, fused.
+
+Fake and autograd registrations are in Python, so that the native core needs no torch to build and serves every version.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from dynamicseg import _native, reference
+from dynamicseg.ops._runtime import backend_for, lend_threads
+from dynamicseg.reference import DynamicLossOutput
+from dynamicseg.weighting import DEFAULT_MU, WEIGHTINGS, Weighting
+
+MemoryFormat = Literal["contiguous", "channels_last"]
+
+_LARGE_RESULT = 4 << 20  # bytes; smaller memory is reused by the allocator of the C library itself
+_DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
+_ARRAYS = (
+    *("loss", "similarity", "continuity", "weight", "label_counts", "labels", "logsumexp"),
+    *("grad_x", "grad_loss"),
+)
+
+
+def dynamic_loss(
+    x: Tensor, *, weighting: Weighting = "fsf", mu: float | None = None, mask: Tensor | None = None
+) -> DynamicLossOutput:
+    """The dynamically weighted loss of each image of a batch; the same as ``reference.dynamic_loss``, fused.
+
+    Nothing of the size of ``x`` is written, but the gradient when it is asked for. Maps whose rows or whose channels are
+    dense are read where they are, crops included; any other is copied first. The same input gives the same bits.
+
+    Args:
+        x: ``[B, C, H, W]`` response map: float32, float64 or bfloat16, contiguous or channels last. C >= 1.
+        weighting: ``"fsf"``, ``"scf"`` or ``"fixed"``, see ``weighting.Weighting``.
+        mu: constant of the weighting, > 0; by default the published one: 15, 50, 1.
+        mask: ``[B, H, W]`` bool, true where there is data; default: everywhere.
+
+    Returns:
+        ``DynamicLossOutput``: ``loss`` (the only one with a gradient), ``similarity``, ``continuity``, ``weight``,
+        ``label_counts``, all ``[B]``, and ``labels`` ``[B, H, W]``.
+
+    Raises:
+        TypeError: ``x`` or ``mask`` is not a tensor of the right dtype.
+        ValueError: the shape, weighting or mu is wrong, or ``mask`` is on another device.
+    """
+    mu = _check(x, weighting, mu, mask)
+    if backend_for(x.device) == "reference":
+        return reference.dynamic_loss(x, weighting=weighting, mu=mu, mask=mask)
+    *statistics, _ = _dynamic_loss(x, mask, weighting, mu)
+    return DynamicLossOutput(*statistics)
+
+
+def dynamic_loss_and_grad(
+    x: Tensor, *, weighting: Weighting = "fsf", mu: float | None = None, mask: Tensor | None = None
+) -> tuple[DynamicLossOutput, Tensor]:
+    """``dynamic_loss`` and the gradient of its mean over the batch, in one native call, outside autograd.
+
+    For a training loop of one's own: ``output, grad_x = dynamic_loss_and_grad(x); x.backward(grad_x)``.
+    Arguments and errors as in ``dynamic_loss``. The gradient is ``[B, C, H, W]`` in the dtype and memory format of ``x``.
+    """
+    mu = _check(x, weighting, mu, mask)
+    x = x.detach()
+    if backend_for(x.device) == "reference":
+        with torch.enable_grad():
+            leaf = x.requires_grad_()
+            output = reference.dynamic_loss(leaf, weighting=weighting, mu=mu, mask=mask)
+            (grad_x,) = torch.autograd.grad(output.loss.sum() / max(len(output.loss), 1), leaf)
+        return output._replace(loss=output.loss.detach()), grad_x
+    *statistics, _, grad_x = _dynamic_loss_and_grad(x, mask, weighting, mu)
+    return DynamicLossOutput(*statistics), grad_x
+
+
+def _check(x: Tensor, weighting: Weighting, mu: float | None, mask: Tensor | None) -> float:
+    """Every argument against what the kernels take; returns mu."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x is a {type(x).__name__}: pass a torch.Tensor [B, C, H, W] of responses")
+    if x.dim() != 4 or x.shape[1] < 1:
+        raise ValueError(f"x has shape {list(x.shape)}: pass [B, C, H, W] with C >= 1")
+    if x.dtype not in _DTYPES and not (x.dtype == torch.float16 and x.device.type != "cpu"):
+        raise TypeError(f"x is {x.dtype}: pass float32, float64 or bfloat16")
+    if weighting not in WEIGHTINGS:
+        raise ValueError(f"weighting {weighting!r}: choose one of {', '.join(WEIGHTINGS)}")
+    mu = DEFAULT_MU[weighting] if mu is None else float(mu)
+    if not (mu > 0 and math.isfinite(mu)):
+        raise ValueError(f"mu is {mu}: pass a finite number > 0")
+    if mask is not None:
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+            kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+            raise TypeError(f"mask is {kind}: pass a bool tensor [B, H, W], true where there is data")
+        if mask.shape != (x.shape[0], x.shape[2], x.shape[3]):
+            raise ValueError(f"mask has shape {list(mask.shape)}, x {list(x.shape)}: pass a mask [B, H, W]")
+        if mask.device != x.device:
+            raise ValueError(f"mask is on {mask.device}, x on {x.device}: move one to the other")
+    return mu
+
+
+# ---- adapter: tensor -> pointers -------------------------------------------------------------------------------------
+
+
+def _dense_format(x: Tensor) -> MemoryFormat | None:
+    """Which kernels can read ``x`` where it lies: those for dense rows, those for dense channels, or none."""
+    if x.stride(1) == 1 and x.shape[1] > 1:
+        return "channels_last"
+    if x.stride(3) == 1 or x.shape[3] <= 1:
+        return "contiguous"
+    return "channels_last" if x.shape[1] == 1 else None
+
+
+def _empty_grad(x: Tensor, device: str | None = None) -> Tensor:
+    """For the gradient of ``x``: dense, in its memory format."""
+    channels_last = _dense_format(x) == "channels_last"
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty_like(x, memory_format=memory_format, device=device)
+
+
+def _grad_memory(x: Tensor) -> Tensor:
+    """``_empty_grad`` in memory of the native core, which costs less than fresh memory where the gradient is large."""
+    if x.nbytes < _LARGE_RESULT:
+        return _empty_grad(x)
+    like = _empty_grad(x, device="meta")
+    memory = torch.frombuffer(_native.ResultMemory(like.nbytes), dtype=x.dtype)
+    return memory.as_strided(like.shape, like.stride())
+
+
+def _statistic_dtype(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _empty_outputs(x: Tensor) -> dict[str, Tensor]:
+    """What the forward pass writes, in the order of ``DynamicLossOutput``; then logsumexp, for the backward pass."""
+    batch, _, height, width = x.shape
+    statistic = _statistic_dtype(x)
+    return {
+        "loss": x.new_empty(batch, dtype=statistic),
+        "similarity": x.new_empty(batch, dtype=statistic),
+        "continuity": x.new_empty(batch, dtype=statistic),
+        "weight": x.new_empty(batch, dtype=statistic),
+        "label_counts": x.new_empty(batch, dtype=torch.int64),
+        "labels": x.new_empty((batch, height, width), dtype=torch.int64),
+        "logsumexp": x.new_empty((batch, height, width), dtype=statistic),
+    }
+
+
+def _run(
+    kernel: Callable[[_native.DynamicLossParams], None],
+    x: Tensor,
+    mask: Tensor | None,
+    weighting: str,
+    mu: float,
+    **arrays: Tensor,
+) -> None:
+    """Runs a native function on the tensors' memory; the names of ``arrays`` are those of the kernel interface."""
+    dense_format = _dense_format(x)
+    if dense_format is None:
+        x, dense_format = x.contiguous(), "contiguous"
+    mask = None if mask is None else mask.contiguous()
+    addresses = dict.fromkeys(_ARRAYS, 0) | {name: array.data_ptr() for name, array in arrays.items()}
+    lend_threads()
+    kernel(
+        _native.DynamicLossParams(
+            x=x.data_ptr(),
+            dtype=_DTYPES[x.dtype],
+            format=dense_format,
+            shape=tuple(x.shape),
+            strides=x.stride(),
+            mask=0 if mask is None else mask.data_ptr(),
+            weighting=weighting,
+            mu=mu,
+            grad_strides=arrays["grad_x"].stride() if "grad_x" in arrays else (0, 0, 0, 0),
+            **addresses,
+        )
+    )
+
+
+# ---- torch.library ---------------------------------------------------------------------------------------------------
+
+_Forward = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+_ForwardAndGrad = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+@torch.library.custom_op("dynamicseg::dynamic_loss", mutates_args=(), device_types="cpu")
+def _dynamic_loss(x: Tensor, mask: Tensor | None, weighting: str, mu: float) -> _Forward:
+    outputs = _empty_outputs(x)
+    _run(_native.dynamic_loss, x, mask, weighting, mu, **outputs)
+    return tuple(outputs.values())
+
+
+@_dynamic_loss.register_fake
+def _(x: Tensor, mask: Tensor | None, weighting: str, mu: float) -> _Forward:
+    return tuple(_empty_outputs(x).values())
+
+
+@torch.library.custom_op("dynamicseg::dynamic_loss_and_grad", mutates_args=(), device_types="cpu")
+def _dynamic_loss_and_grad(x: Tensor, mask: Tensor | None, weighting: str, mu: float) -> _ForwardAndGrad:
+    outputs = _empty_outputs(x)
+    grad_x = _grad_memory(x)
+    grad_loss = torch.full_like(outputs["loss"], 1 / max(len(x), 1))
+    _run(_native.dynamic_loss, x, mask, weighting, mu, **outputs, grad_x=grad_x, grad_loss=grad_loss)
+    return (*outputs.values(), grad_x)
+
+
+@_dynamic_loss_and_grad.register_fake
+def _(x: Tensor, mask: Tensor | None, weighting: str, mu: float) -> _ForwardAndGrad:
+    return (*_empty_outputs(x).values(), _empty_grad(x))
+
+
+@torch.library.custom_op("dynamicseg::dynamic_loss_backward", mutates_args=(), device_types="cpu")
+def _dynamic_loss_backward(
+    grad_loss: Tensor, x: Tensor, mask: Tensor | None, labels: Tensor, logsumexp: Tensor, weight: Tensor
+) -> Tensor:
+    grad_x = _grad_memory(x)
+    arrays = {"labels": labels, "logsumexp": logsumexp, "weight": weight, "grad_loss": grad_loss.contiguous()}
+    # The weight is there already: neither weighting nor mu is looked at.
+    _run(_native.dynamic_loss_backward, x, mask, "fixed", 1.0, **arrays, grad_x=grad_x)
+    return grad_x
+
+
+@_dynamic_loss_backward.register_fake
+def _(
+    grad_loss: Tensor, x: Tensor, mask: Tensor | None, labels: Tensor, logsumexp: Tensor, weight: Tensor
+) -> Tensor:
+    return _empty_grad(x)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: _Forward) -> None:
+    x, mask, _, _ = inputs
+    _, *constants, logsumexp = output
+    _, _, weight, _, labels = constants
+    ctx.save_for_backward(x, mask, labels, logsumexp, weight)
+    ctx.mark_non_differentiable(*constants, logsumexp)
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, grad_loss: Tensor | None, *_: None) -> tuple[Tensor | None, None, None, None]:
+    if grad_loss is None:
+        return None, None, None, None
+    return _dynamic_loss_backward(grad_loss, *ctx.saved_tensors), None, None, None
+
+
+_dynamic_loss.register_autograd(_backward, setup_context=_setup_context)

@@ -1,0 +1,93 @@
+"""The mathematics of the dynamically weighted loss in plain PyTorch: the truth that the kernels are tested against.
+
+Symbols: ``x`` is the response map, ``[B, C, H, W]``: logits of C candidate labels per pixel.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dynamicseg.weighting import DEFAULT_MU, Weighting
+
+class DynamicLossOutput(NamedTuple):
+    """What the loss tells of each image; only ``loss`` carries a gradient.
+
+    Statistics are float64 for a float64 map and float32 for every other.
+    """
+
+    loss: Tensor
+    """``[B]``: ``similarity + weight * continuity``."""
+    similarity: Tensor
+    """``[B]``: mean cross-entropy of the map with its own labels."""
+    continuity: Tensor
+    """``[B]``: mean absolute difference of vertical neighbours plus that of horizontal ones."""
+    weight: Tensor
+    """``[B]``: what continuity counts."""
+    label_counts: Tensor
+    """``[B]`` int64: number of distinct labels, K."""
+    labels: Tensor
+    """``[B, H, W]`` int64: argmax over channels, the lowest on a tie; -1 where masked."""
+
+
+def label_map(x: Tensor) -> Tensor:
+    """``l[b,h,w] = argmax_c x[b,c,h,w]``, the lowest index on a tie; a NaN counts as the greatest number."""
+    return x.argmax(dim=1)
+
+
+def label_count(labels: Tensor) -> Tensor:
+    """``K_b``: number of distinct labels of each image, ``[B]`` int64. Negative labels are not counted."""
+    counts = [image.unique() for image in labels]
+    return torch.tensor([int((found >= 0).sum()) for found in counts], dtype=torch.int64, device=labels.device)
+
+
+def dynamic_weight(weighting: Weighting, mu: float, label_counts: Tensor) -> Tensor:
+    """Weight on continuity, ``[B]`` float64. An image without a valid pixel has no label and is taken to have one."""
+    labels = label_counts.clamp(min=1).double()
+    if weighting == "fsf":
+        return labels / mu
+    if weighting == "scf":
+        return mu / labels
+    return torch.full_like(labels, mu)
+
+
+def mean_over(values: Tensor, valid: Tensor) -> Tensor:
+    """Mean of ``values`` ``[B, ...]`` over the elements that are ``valid``, image by image; 0 where none is."""
+    valid = valid.expand_as(values)
+    total = torch.where(valid, values, torch.zeros_like(values)).flatten(1).sum(dim=1)
+    return total / valid.flatten(1).sum(dim=1).clamp(min=1)
+
+
+def dynamic_loss(
+    x: Tensor, *, weighting: Weighting = "fsf", mu: float | None = None, mask: Tensor | None = None
+) -> DynamicLossOutput:
+    """``L_b = S_b + w_b * T_b`` for each image of a batch, differentiable in ``x``.
+
+    The labels and their count are constants of the gradient; the derivative of ``|t|`` is ``sign(t)``, ``sign(0) = 0``.
+
+    Args:
+        x: ``[B, C, H, W]`` response map, any floating dtype; sums are in float32 at least.
+        weighting: see ``weighting.Weighting``.
+        mu: its constant, > 0; by default the published one, ``DEFAULT_MU``.
+        mask: ``[B, H, W]`` bool, true where there is data; masked pixels enter no term, and a pair of neighbours counts
+            only where both are valid.
+    """
+    mu = DEFAULT_MU[weighting] if mu is None else mu
+    valid = torch.ones_like(x[:, 0], dtype=torch.bool) if mask is None else mask
+    x = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+    labels = label_map(x)
+    own_response = x.gather(1, labels[:, None])[:, 0]
+    similarity = mean_over(x.logsumexp(dim=1) - own_response, valid)
+
+    vertical = mean_over((x[:, :, 1:, :] - x[:, :, :-1, :]).abs(), (valid[:, 1:, :] & valid[:, :-1, :])[:, None])
+    horizontal = mean_over((x[:, :, :, 1:] - x[:, :, :, :-1]).abs(), (valid[:, :, 1:] & valid[:, :, :-1])[:, None])
+    continuity = vertical + horizontal
+
+    labels = labels.masked_fill(~valid, -1)
+    label_counts = label_count(labels)
+    weight = dynamic_weight(weighting, mu, label_counts).to(x.dtype)
+    loss = similarity + weight * continuity
+    return DynamicLossOutput(loss, similarity.detach(), continuity.detach(), weight, label_counts, labels)

@@ -1,0 +1,343 @@
+"""The result of segmenting one image: labels, what led to them, and the files they are saved as."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dynamicseg._files import whole_file
+from dynamicseg.io import (
+    display_rgb,
+    label_map_suffix,
+    label_palette,
+    write_image,
+    write_json,
+    write_label_map,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dynamicseg.config import SegmenterConfig
+
+# What each format adds to the stem, in the order of writing. The JSON comes last: where it is, the
+# set is complete.
+_TAILS = {
+    "png": "_labels.png",
+    "npy": "_labels.npy",
+    "boundaries": "_boundaries.png",
+    "overlay": "_overlay.png",
+    "json": ".json",
+}
+DEFAULT_FORMATS = ("png", "overlay", "json")
+
+
+def relabel_by_area(labels: NDArray[Any]) -> NDArray[np.int32]:
+    """Number labels from 0 without gaps, the largest region first.
+
+    Args:
+        labels: integers of any shape, size and sign; the same number is the same label.
+
+    Returns:
+        int32 of the same shape. Of labels with equal area the lower old number comes first.
+
+    Raises:
+        TypeError: not integers.
+    """
+    labels = np.asarray(labels)
+    if labels.dtype.kind not in "biu":
+        raise TypeError(f"labels have dtype {labels.dtype}; want integers")
+    if labels.size == 0:
+        return np.zeros(labels.shape, np.int32)
+    compact, areas = _without_gaps(labels)
+    rank = np.empty(len(areas), np.int32)
+    rank[np.argsort(-areas, kind="stable")] = np.arange(len(areas), dtype=np.int32)
+    return rank[compact]
+
+
+def _without_gaps(labels: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the labels numbered from 0 in the order of their numbers, and the area of each."""
+    smallest, largest = int(labels.min()), int(labels.max())
+    if largest - smallest > 4 * labels.size + 1024:
+        _, inverse, areas = np.unique(labels, return_inverse=True, return_counts=True)
+        return inverse.reshape(labels.shape), areas
+    # Counting is far quicker than the sort inside numpy.unique, where the numbers are dense enough.
+    # In 64 bits the subtraction may wrap around for uint64, and still leaves the right difference.
+    from_zero = labels.astype(np.int64) - np.array(smallest, labels.dtype).astype(np.int64)
+    counts = np.bincount(from_zero.ravel())
+    present = np.flatnonzero(counts)
+    number = np.zeros(len(counts), np.int64)
+    number[present] = np.arange(len(present))
+    return number[from_zero], counts[present]
+
+
+def output_paths(
+    directory: str | os.PathLike[str],
+    stem: str,
+    formats: str | Sequence[str] = DEFAULT_FORMATS,
+    *,
+    n_labels: int = 0,
+) -> dict[str, Path]:
+    """Return the file of each format, in the order in which `Segmentation.save` writes them.
+
+    Args:
+        directory: the output folder.
+        stem: relative to it, with forward slashes; `a/x` gives `a/x_labels.png`.
+        formats: any of `png` (label map), `overlay`, `boundaries`, `npy` (label map as a NumPy
+            array) and `json` (everything else that is known).
+        n_labels: above 65536 labels the label map is a TIFF.
+
+    Raises:
+        ValueError: an unknown format, none at all, or a stem that leaves the folder.
+    """
+    relative = PurePosixPath(stem)
+    windows_anchor = Path(stem).anchor
+    if not relative.name or relative.is_absolute() or windows_anchor or ".." in relative.parts:
+        raise ValueError(f"stem {stem!r} does not name a file inside the output folder")
+    wanted = _known_formats(formats)
+    tails = {**_TAILS, "png": f"_labels{label_map_suffix(n_labels)}"}
+    folder = Path(directory, *relative.parts[:-1])
+    return {
+        name: folder / f"{relative.name}{tail}" for name, tail in tails.items() if name in wanted
+    }
+
+
+def is_saved(
+    directory: str | os.PathLike[str],
+    stem: str,
+    formats: str | Sequence[str] = DEFAULT_FORMATS,
+) -> bool:
+    """Tell whether all files of these formats are there, whatever the number of labels.
+
+    With `json` among the formats this means that one call of `Segmentation.save` ended well: it
+    removes an old JSON first and writes the new one last.
+    """
+    small = output_paths(directory, stem, formats)
+    large = output_paths(directory, stem, formats, n_labels=sys.maxsize)
+    return all(small[name].is_file() or large[name].is_file() for name in small)
+
+
+def _known_formats(formats: str | Sequence[str]) -> set[str]:
+    wanted = [formats] if isinstance(formats, str) else list(formats)
+    known = ", ".join(_TAILS)
+    if not wanted:
+        raise ValueError(f"no format to save; known formats: {known}")
+    for name in wanted:
+        if name not in _TAILS:
+            nearest = difflib.get_close_matches(str(name).lower(), _TAILS, n=1)
+            hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+            raise ValueError(f"unknown format {name!r}; {hint}known formats: {known}")
+    return set(wanted)
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """The segmentation of one image.
+
+    Attributes:
+        labels: int32 `[H, W]`, 0 to `n_labels` - 1.
+        n_labels: how many labels there are.
+        history: one dict a training step: `step` (from 1), `loss`, `similarity`, `continuity`,
+            `weight`, `n_labels`.
+        config: what the run was configured with.
+        timings: seconds spent, by phase.
+        image: `[H, W, C]` as given; the overlay is drawn over it.
+        source: where the image came from, None for an array.
+
+    Labels that come from training on the image itself have no gaps, and the largest region is
+    label 0 (`relabel_by_area`).
+    """
+
+    labels: NDArray[np.int32]
+    n_labels: int
+    history: Sequence[Mapping[str, Any]]
+    config: SegmenterConfig
+    timings: Mapping[str, float]
+    image: NDArray[Any] = field(repr=False)
+    source: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check that the parts fit together: ValueError or TypeError if they do not."""
+        labels, image = self.labels, self.image
+        if labels.dtype != np.int32 or labels.ndim != 2 or labels.size == 0:
+            raise TypeError(f"labels are {labels.dtype} {labels.shape}; want int32 [H, W]")
+        if image.ndim != 3 or image.shape[:2] != labels.shape:
+            raise ValueError(f"image is {image.shape}, labels are {labels.shape}; want [H, W, C]")
+        smallest, largest = int(labels.min()), int(labels.max())
+        if smallest < 0 or largest >= self.n_labels:
+            raise ValueError(
+                f"labels run from {smallest} to {largest}; want 0 to n_labels - 1 ="
+                f" {self.n_labels - 1}"
+            )
+
+    def __repr__(self) -> str:
+        """Return one line: size, labels, steps and source."""
+        height, width = self.labels.shape
+        source = f", source={self.source!r}" if self.source is not None else ""
+        return (
+            f"Segmentation({height}x{width}, n_labels={self.n_labels},"
+            f" steps={len(self.history)}{source})"
+        )
+
+    def areas(self) -> NDArray[np.int64]:
+        """Return the number of pixels of each label, int64 `[n_labels]`."""
+        return np.bincount(self.labels.ravel(), minlength=self.n_labels).astype(np.int64)
+
+    def boundaries(self) -> NDArray[np.bool_]:
+        """Return bool `[H, W]`: pixels with a 4-neighbour of another label.
+
+        This is `skimage.segmentation.find_boundaries` with `mode="thick"`: two pixels wide, one on
+        each side of an edge. The other modes treat label 0 as background; here it is a region like
+        any other.
+        """
+        from skimage.segmentation import find_boundaries
+
+        thick = find_boundaries(self.labels, connectivity=1, mode="thick")  # type: ignore[no-untyped-call]
+        return np.asarray(thick, np.bool_)
+
+    def overlay(self, alpha: float = 0.45) -> NDArray[np.uint8]:
+        """Return the label colours over the image, with boundaries, as uint8 `[H, W, 3]`.
+
+        Each boundary is a light line beside a dark one, so that it shows on any photo.
+
+        Args:
+            alpha: from 0, the image alone with boundaries, to 1, the colours alone.
+
+        Raises:
+            ValueError: alpha is not in 0 to 1.
+        """
+        if not 0.0 <= alpha <= 1.0:
+            raise ValueError(f"alpha is {alpha}; want 0 to 1")
+        colours = label_palette(self.n_labels).astype(np.float32) * np.float32(alpha)
+        blended = display_rgb(self.image) * np.float32(1.0 - alpha) + colours[self.labels]
+        result: NDArray[np.uint8] = np.rint(blended).astype(np.uint8)
+        light, dark = _edge_sides(self.labels)
+        result[dark] = 0
+        result[light] = 255
+        return result
+
+    def metadata(self) -> dict[str, Any]:
+        """Return everything but the pixels, ready for strict JSON; NaN and infinity become None."""
+        height, width, channels = self.image.shape
+        described: dict[str, Any] = {
+            "source": self.source,
+            "size": {"height": height, "width": width, "channels": channels},
+            "dtype": str(self.image.dtype),
+            "n_labels": self.n_labels,
+            "areas": self.areas().tolist(),
+            "config": self.config.model_dump(mode="json"),
+            "timings": self.timings,
+            "versions": _versions(),
+            "history": self.history,
+        }
+        ready = _json_ready(described)
+        assert isinstance(ready, dict)
+        return ready
+
+    def save(
+        self,
+        directory: str | os.PathLike[str],
+        stem: str,
+        formats: str | Sequence[str] = DEFAULT_FORMATS,
+    ) -> list[Path]:
+        """Write `<stem>_labels.png`, `<stem>_overlay.png`, `<stem>.json` and what else is asked.
+
+        Each file appears whole or not at all. The JSON is written last and an old one is removed
+        first, so where it is, the files belong together.
+
+        Args:
+            directory: the output folder; made if it is missing.
+            stem: see `output_paths`.
+            formats: see `output_paths`.
+
+        Returns:
+            The files, in the order of writing.
+
+        Raises:
+            ValueError: see `output_paths`.
+            OSError: the folder cannot be written to.
+        """
+        paths = output_paths(directory, stem, formats, n_labels=self.n_labels)
+        if "json" in paths:
+            paths["json"].unlink(missing_ok=True)
+        for name, path in paths.items():
+            self._write(name, path)
+        return list(paths.values())
+
+    def _write(self, name: str, path: Path) -> None:
+        if name == "png":
+            write_label_map(path, self.labels)
+        elif name == "npy":
+            with whole_file(path) as temporary:
+                np.save(temporary, self.labels, allow_pickle=False)
+        elif name == "boundaries":
+            write_image(path, self.boundaries().astype(np.uint8) * np.uint8(255))
+        elif name == "overlay":
+            write_image(path, self.overlay())
+        else:
+            write_json(path, self.metadata())
+
+
+def _edge_sides(
+    labels: NDArray[np.int32],
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return the two sides of all edges, bool `[H, W]` each: at the higher label, at the lower."""
+    higher = np.zeros(labels.shape, np.bool_)
+    lower = np.zeros(labels.shape, np.bool_)
+    for first, second in (
+        ((slice(None, -1), slice(None)), (slice(1, None), slice(None))),
+        ((slice(None), slice(None, -1)), (slice(None), slice(1, None))),
+    ):
+        rising = labels[first] < labels[second]
+        falling = labels[first] > labels[second]
+        lower[first] |= rising
+        higher[second] |= rising
+        higher[first] |= falling
+        lower[second] |= falling
+    return higher, lower
+
+
+def _versions() -> dict[str, str]:
+    versions = {
+        "dynamicseg": package_version(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+    }
+    torch = sys.modules.get("torch")  # never imported for this: it takes seconds
+    if torch is not None:
+        versions["torch"] = str(torch.__version__)
+    return versions
+
+
+def package_version() -> str:
+    """Return the version of the installed package, `0+unknown` when it runs from a source tree."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("dynamicseg")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+def _json_ready(value: object) -> object:
+    """Return the value in plain Python types; NaN and infinity become None."""
+    if isinstance(value, Mapping):
+        return {str(key): _json_ready(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return _json_ready(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [_json_ready(item) for item in value]
+    if isinstance(value, np.generic):
+        return _json_ready(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,93 @@
+"""The training step and the loop around it: no files, no screen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+
+from dynamicseg import ops
+from dynamicseg.config import SegmenterConfig
+from dynamicseg.model import seeded_network
+from dynamicseg.ops import DynamicLossOutput
+from dynamicseg.ops._runtime import freed_memory_kept
+
+
+class StepRecord(TypedDict):
+    """What a training step saw, before its update."""
+
+    step: int  # from 1
+    loss: float
+    similarity: float
+    continuity: float
+    weight: float  # on continuity
+    n_labels: int
+
+
+OnStep = Callable[[StepRecord], None]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """``labels``: ``[H, W]`` int64, of the last forward pass, numbered as the network numbers them."""
+
+    labels: Tensor
+    history: list[StepRecord]
+
+
+def train_on_image(image: Tensor, config: SegmenterConfig, on_step: OnStep | None = None) -> Trained:
+    """Trains a network on one image, on the image's device, until its labels are few or its steps are done.
+
+    One step: forward, loss, backward, update. The labels are those of the last forward pass, so the last step ends after
+    the loss: its gradient would change nothing.
+
+    Args:
+        image: ``[1, bands, H, W]`` float32.
+        config: with ``precision`` resolved to float32 or bfloat16.
+        on_step: called after each step with its record; what it raises ends the training.
+
+    Raises:
+        ValueError: the loss is not finite any more.
+    """
+    with freed_memory_kept():
+        return _train(image, config, on_step)
+
+
+def _train(image: Tensor, config: SegmenterConfig, on_step: OnStep | None) -> Trained:
+    # Channels last is the faster order for convolutions, and the arithmetic is the same.
+    image = image.contiguous(memory_format=torch.channels_last)
+    network = seeded_network(image.shape[1], config).to(image.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.SGD(network.parameters(), lr=config.learning_rate, momentum=config.momentum)
+    history: list[StepRecord] = []
+    while True:
+        with torch.autocast(image.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            response = network(image)
+        output, grad_response = ops.dynamic_loss_and_grad(response, weighting=config.weighting, mu=config.mu)
+        history.append(_record(len(history) + 1, output))
+        if not math.isfinite(history[-1]["loss"]):
+            raise ValueError(
+                f"the loss is {history[-1]['loss']} at step {len(history)}: the image's values, from {image.min():g} to "
+                f"{image.max():g}, are too far from 0..1, or the learning rate is too high"
+            )
+        if on_step is not None:
+            on_step(history[-1])
+        if len(history) >= config.max_steps or history[-1]["n_labels"] <= config.min_labels:
+            return Trained(output.labels[0], history)
+        optimizer.zero_grad()
+        response.backward(grad_response)
+        optimizer.step()
+
+
+def _record(step: int, output: DynamicLossOutput) -> StepRecord:
+    return {
+        "step": step,
+        "loss": output.loss.item(),
+        "similarity": output.similarity.item(),
+        "continuity": output.continuity.item(),
+        "weight": output.weight.item(),
+        "n_labels": int(output.label_counts.item()),
+    }

@@ -1,0 +1,95 @@
+"""What all tests share: seeds, devices, tolerances, photos and data sets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage
+import torch
+from gradients import Tolerance
+from numpy.typing import NDArray
+
+# Not optional and never skipped: without the compiled module no test of this package means anything.
+import dynamicseg.ops  # noqa: F401
+
+DATA_VARIABLE = "DYNAMICSEG_DATA"
+
+
+@pytest.fixture(autouse=True)
+def _seeds() -> None:
+    torch.manual_seed(0)
+    np.random.seed(0)
+
+
+@pytest.fixture(
+    params=[
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=[
+                pytest.mark.cuda,
+                pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+            ],
+        ),
+    ]
+)
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Each device that an op runs on."""
+    return torch.device(request.param)
+
+
+@pytest.fixture(scope="session")
+def tolerances() -> dict[torch.dtype, Tolerance]:
+    """How far a kernel may be from the reference in float64, by the dtype of the map.
+
+    Statistics of a bfloat16 map are float32; its gradient is rounded to 8 bits.
+    """
+    return {
+        torch.float64: Tolerance(statistic=1e-12, gradient=1e-12),
+        torch.float32: Tolerance(statistic=2e-6, gradient=5e-6),
+        torch.bfloat16: Tolerance(statistic=2e-6, gradient=2**-8),
+    }
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets the number of threads of PyTorch, and with it of the kernels, for one test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def photo() -> Callable[[str], NDArray[np.uint8]]:
+    """``photo("chelsea")``: a photo ``[H, W, 3]`` uint8 that scikit-image ships; also coffee and astronaut."""
+
+    def read(name: str) -> NDArray[np.uint8]:
+        shipped = Path(skimage.__file__).parent / "data" / f"{name}.png"
+        if not shipped.is_file():
+            pytest.fail(
+                f"{name} is not among the photos that scikit-image ships: it would be downloaded"
+            )
+        image: NDArray[np.uint8] = getattr(skimage.data, name)()
+        return image
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def dataset() -> Callable[[str], Path]:
+    """``dataset("bsds500")``: folder of a data set; for tests marked ``dataset``."""
+
+    def folder(name: str) -> Path:
+        root = os.environ.get(DATA_VARIABLE)
+        if not root:
+            pytest.skip(f"{DATA_VARIABLE} is not set: it names the folder that holds {name}")
+        found = Path(root) / name
+        if not found.is_dir():
+            pytest.fail(f"{DATA_VARIABLE}={root} holds no folder {name}")
+        return found
+
+    return folder
