@@ -1,59 +1,49 @@
-"""The loss in the form of the published scripts, in plain eager PyTorch: the competitor of every loss benchmark.
+"""The loss in the form of the published scripts, in plain PyTorch: the competitor of every loss benchmark.
 
-The scripts copy the response map to channels last, take its labels, hold the differences of neighbours against maps of zeros
-with ``L1Loss`` and the responses against their own labels with ``CrossEntropyLoss``, and count labels as a Python number,
-for which the program waits. The maps of zeros are made once, before the first step. Everything is done in the dtype of
-the map. The formulas are those of ``dynamicseg.reference``, which a test compares with this.
+The scripts copy the response map to channels last, take its labels, hold the differences of neighbours against zeros
+with ``L1Loss`` and the responses against their own labels with ``CrossEntropyLoss``, and count labels as a Python
+number, for which the program waits. Everything is done in the dtype of the map. The formulas are those of
+``dynamicseg.reference``, with which a test compares this.
 
-Two places are kinder to the competitor than the scripts are: the single image is not cut out of its batch by an index, whose
-gradient would be one more map, and a map that is channels last already is not copied.
+Where the scripts do work for nothing, this is kinder to the competitor, eager and compiled:
+
+- the single image is not cut out of its batch by an index, whose gradient would be one more map;
+- a map that is channels last already is not copied;
+- the zeros are one zero, expanded, in place of two maps: no slower in eager PyTorch, and compilers fold it away.
 """
 
 from __future__ import annotations
 
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
 import torch
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 
-from dynamicseg.reference import DEFAULT_MU, Weighting
+from dynamicseg.weighting import DEFAULT_MU, Weighting
+
+Loss: TypeAlias = Callable[[Tensor], Tensor]
+"""Of a response map ``[B, C, H, W]``: the loss, a scalar."""
 
 
 class PublishedLoss(nn.Module):
-    """Loss of one image, with the maps of zeros for its size.
+    """Loss of one image of at least 2x2 pixels: each ``L1Loss`` is a mean over pairs of neighbours, which must exist.
 
     Args:
-        height, width: of the image, in pixels, both >= 2: each ``L1Loss`` is a mean over neighbours, which must exist.
-        channels: C, number of candidate labels.
-        weighting, mu: see ``dynamicseg.reference``.
-        dtype, device: of the response maps to come.
+        weighting, mu: see ``dynamicseg.weighting``.
     """
 
-    vertical_zeros: Tensor
-    horizontal_zeros: Tensor
-
-    def __init__(
-        self,
-        height: int,
-        width: int,
-        channels: int,
-        *,
-        weighting: Weighting = "fsf",
-        mu: float | None = None,
-        dtype: torch.dtype = torch.float32,
-        device: str = "cpu",
-    ) -> None:
+    def __init__(self, weighting: Weighting = "fsf", mu: float | None = None) -> None:
         super().__init__()
-        if min(height, width) < 2:
-            raise ValueError(f"the map is {height}x{width}: the published form needs at least 2x2 pixels")
         self.weighting = weighting
         self.mu = DEFAULT_MU[weighting] if mu is None else mu
         self.cross_entropy = nn.CrossEntropyLoss()
         self.l1_vertical = nn.L1Loss()
         self.l1_horizontal = nn.L1Loss()
-        for name, shape in (
-            ("vertical_zeros", (height - 1, width, channels)),
-            ("horizontal_zeros", (height, width - 1, channels)),
-        ):
-            self.register_buffer(name, torch.zeros(shape, dtype=dtype, device=device), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Loss, a scalar in the dtype of ``x``, of the response map ``x`` ``[1, C, H, W]`` in either memory format."""
@@ -62,12 +52,14 @@ class PublishedLoss(nn.Module):
         labels = responses.argmax(dim=1)
 
         grid = responses.view(height, width, channels)
-        vertical = self.l1_vertical(grid[1:] - grid[:-1], self.vertical_zeros)
-        horizontal = self.l1_horizontal(grid[:, 1:] - grid[:, :-1], self.horizontal_zeros)
+        vertical, horizontal = grid[1:] - grid[:-1], grid[:, 1:] - grid[:, :-1]
+        zero = torch.zeros((), dtype=x.dtype, device=x.device)
+        vertical_continuity = self.l1_vertical(vertical, zero.expand_as(vertical))
+        horizontal_continuity = self.l1_horizontal(horizontal, zero.expand_as(horizontal))
 
         similarity: Tensor = self.cross_entropy(responses, labels)
         label_count = len(torch.unique(labels))
-        loss: Tensor = similarity + self.weight(label_count) * (vertical + horizontal)
+        loss: Tensor = similarity + self.weight(label_count) * (vertical_continuity + horizontal_continuity)
         return loss
 
     def weight(self, label_count: int) -> float:
@@ -77,3 +69,111 @@ class PublishedLoss(nn.Module):
         if self.weighting == "scf":
             return self.mu / label_count
         return self.mu
+
+
+def over_batch(loss_of_image: Loss) -> Loss:
+    """Mean over the images of a batch, which the scripts take one at a time."""
+
+    def loss(x: Tensor) -> Tensor:
+        if len(x) == 1:
+            return loss_of_image(x)
+        return torch.stack([loss_of_image(image) for image in torch.split(x, 1)]).mean()
+
+    return loss
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """The published form under ``torch.compile``, or why there is none."""
+
+    loss: Loss | None
+    reason: str | None = None
+    """In one line, where there is none."""
+    seconds: float | None = None
+    """What the first calls took, compilation included."""
+    graphs: int | None = None
+    graph_breaks: int | None = None
+
+    def as_dict(self) -> dict[str, bool | str | float | None]:
+        """For a report: ``ok``, and all but the loss."""
+        about = {name: getattr(self, name) for name in ("reason", "seconds", "graphs", "graph_breaks")}
+        return {"ok": self.loss is not None, **about}
+
+
+def compiled_loss(maps: Sequence[Tensor]) -> Compiled:
+    """The published form under ``torch.compile``, for leaves like ``maps``.
+
+    It runs on each map, without gradient and with, so that nothing is left to compile.
+    """
+    start = time.perf_counter()
+    torch.compiler.reset()
+    counters.clear()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about what the compiler itself uses
+            loss = over_batch(torch.compile(PublishedLoss()))
+            for x in maps:
+                with torch.no_grad():
+                    loss(x)
+                torch.autograd.grad(loss(x), x)
+    except Exception as error:  # compilers fail with every type; a comparison goes on without one
+        return Compiled(None, _in_one_line(error))
+    graphs = counters["stats"]["unique_graphs"]
+    if not graphs:
+        return Compiled(None, "torch.compile compiled nothing: it is switched off")
+    breaks = sum(counters["graph_break"].values())
+    return Compiled(loss, None, time.perf_counter() - start, graphs, breaks)
+
+
+def _in_one_line(error: Exception) -> str:
+    """Its message up to the first line that does not announce another one; ``torch.compile`` adds many more."""
+    text = f"{type(error).__name__}:"
+    for line in filter(None, map(str.strip, str(error).splitlines())):
+        text += f" {line}"
+        if not line.endswith(":"):
+            break
+    return text
+
+
+LossAndGrad: TypeAlias = tuple[float, Tensor]
+
+LOSS_TOLERANCE = 1e-4
+"""How far a loss may be from the published form in float32, relative to it."""
+COSINE_TOLERANCE = 1e-3
+"""How far from 1 the cosine of the gradients may be."""
+NORM_TOLERANCE = 1e-2
+"""How far from 1 the ratio of the gradients' norms may be; bfloat16 rounds a number by up to 0.2 %."""
+
+
+def loss_and_grad(loss: Loss, x: Tensor) -> LossAndGrad:
+    """The loss of the leaf ``x`` and its gradient, ``[B, C, H, W]``, through autograd; ``x.grad`` stays as it is."""
+    value = loss(x)
+    return float(value.detach()), torch.autograd.grad(value, x)[0]
+
+
+def agreement(x: Tensor, competitors: Mapping[str, Callable[[Tensor], LossAndGrad]]) -> dict[str, dict[str, float]]:
+    """How far each competitor is from the published form in float32, on the leaf ``x``.
+
+    By competitor: ``loss_difference``, relative to that loss; ``gradient_cosine``; ``gradient_norm_ratio``.
+    """
+    loss, grad_x = loss_and_grad(over_batch(PublishedLoss()), x.detach().float().requires_grad_())
+    truth = grad_x.double().flatten()
+    differences = {}
+    for name, competitor in competitors.items():
+        found_loss, found_grad_x = competitor(x)
+        found = found_grad_x.double().flatten()
+        differences[name] = {
+            "loss_difference": abs(found_loss - loss) / abs(loss),
+            "gradient_cosine": float(found @ truth / (found.norm() * truth.norm())),
+            "gradient_norm_ratio": float(found.norm() / truth.norm()),
+        }
+    return differences
+
+
+def agrees(difference: Mapping[str, float]) -> bool:
+    """Whether one competitor's entry of ``agreement`` is within the tolerances."""
+    return (
+        difference["loss_difference"] <= LOSS_TOLERANCE
+        and abs(difference["gradient_cosine"] - 1) <= COSINE_TOLERANCE
+        and abs(difference["gradient_norm_ratio"] - 1) <= NORM_TOLERANCE
+    )

@@ -12,18 +12,20 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
 
 Case: TypeAlias = Callable[[int], object]
-"""One call of a competitor on input set ``index``. All input sets exist before the first call; whatever the call returns
-is dropped inside the timed region, so that giving memory back counts for every competitor."""
+"""One call of a competitor on input set ``index``. All input sets exist before the first call; what the call returns is
+dropped inside the timed region, so that giving memory back counts for every competitor."""
+
+Name = TypeVar("Name", bound=Hashable)
 
 MILLISECONDS = 1e3  # in a second
 GB = 1e9  # bytes
@@ -37,6 +39,7 @@ class Timing:
 
     @property
     def median(self) -> float:
+        """Half of the calls were as fast."""
         return float(np.median(self.milliseconds))
 
     @property
@@ -49,21 +52,25 @@ class Timing:
         """The 80 % quantile: four calls in five were as fast."""
         return float(np.quantile(self.milliseconds, 0.8))
 
+    def as_dict(self) -> dict[str, float]:
+        """For a report: ``median``, ``q20``, ``q80``, in milliseconds."""
+        return {"median": self.median, "q20": self.q20, "q80": self.q80}
+
 
 def compare(
-    cases: Mapping[str, Case],
+    cases: Mapping[Name, Case],
     *,
     repeats: int,
     warmup: int = 1,
     input_sets: int = 1,
     synchronize: Callable[[], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Timing]:
+) -> dict[Name, Timing]:
     """Times of all ``cases``, each called once in every round, so that noise of the machine meets all of them alike.
 
-    Each round begins with another case, because a case also feels what the one before it left in caches. The number of the
-    input set grows with every call and starts again after ``input_sets``: two calls in a row never share their input
-    where there are at least two sets, and the cache is cold where the sets together are larger than it.
+    Each round begins with another case, because a case also feels what the one before it left in caches. The number
+    of the input set grows with every call and starts again after ``input_sets``: two calls in a row never share their
+    input where there are at least two sets, and caches are cold where the sets together are larger than them.
 
     Args:
         cases: competitors by name; each is called with the number of an input set, 0 to ``input_sets - 1``.
@@ -76,11 +83,11 @@ def compare(
     Raises:
         ValueError: a count is too small.
     """
-    for name, count, least in (("repeats", repeats, 1), ("warmup", warmup, 0), ("input_sets", input_sets, 1)):
+    for argument, count, least in (("repeats", repeats, 1), ("warmup", warmup, 0), ("input_sets", input_sets, 1)):
         if count < least:
-            raise ValueError(f"{name} is {count}: pass at least {least}")
+            raise ValueError(f"{argument} is {count}: pass at least {least}")
     names = list(cases)
-    milliseconds: dict[str, list[float]] = {name: [] for name in names}
+    milliseconds: dict[Name, list[float]] = {name: [] for name in names}
     call = 0
     with _no_garbage_collection():
         for number in range(warmup + repeats):
@@ -105,6 +112,17 @@ def _seconds(case: Case, index: int, synchronize: Callable[[], None] | None) -> 
     case(index)
     synchronize()
     return time.perf_counter() - start
+
+
+@contextmanager
+def threads_set_to(threads: int | None) -> Iterator[None]:
+    """PyTorch, and the kernels with it, on so many threads inside the block; None changes nothing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if threads is None else threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager
@@ -155,9 +173,9 @@ def copy_bandwidth(nbytes: int, *, repeats: int = 10, device: str = "cpu") -> fl
 
 
 def rotation(nbytes: int, *, total: int = 192 << 20, most: int = 16) -> int:
-    """How many input sets of ``nbytes`` bytes to rotate over, 2 to ``most``, so that ``total`` bytes pass before one returns.
+    """How many input sets of ``nbytes`` bytes to rotate over, so that ``total`` bytes pass before one returns.
 
-    The default total is beyond the last cache of the processors and GPUs that we know, except those with stacked cache.
+    It is at least 2 and at most ``most``. The default total is beyond the last cache of most processors and GPUs.
     """
     return min(max(-(-total // max(nbytes, 1)), 2), most)
 

@@ -23,7 +23,7 @@ _HOMES = {
     "segment": "dynamicseg.segmenter",
 }
 
-__all__ = sorted(_HOMES)
+__all__ = ["DynamicLoss", "DynamicLossOutput", "Segmentation", "Segmenter", "SegmenterConfig", "segment"]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,7 +3,7 @@
 from typing import Literal, TypedDict
 
 class DynamicLossParams:
-    """Addresses, sizes and strides (in elements) of one call; 0 is no array. See csrc/include/dynamicseg/dynamic_loss.h."""
+    """Addresses, sizes and strides (in elements) of one call, see dynamicseg/dynamic_loss.h; 0 is no array."""
 
     def __init__(
         self,

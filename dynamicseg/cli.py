@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, 
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -99,7 +99,9 @@ def segment_command(
     ] = "auto",
     channel_axis: Annotated[
         int | None,
-        typer.Option(help="Which axis of a 3-D file holds the bands, e.g. 0 for a stack of bands. (default: as the file says)"),
+        typer.Option(
+            help="Which axis of a 3-D file holds the bands, 0 for a stack of them. (default: as the file says)"
+        ),
     ] = None,
     formats: Annotated[
         str, typer.Option("--format", help="Files to write: any of png, overlay, json, boundaries, npy.")

@@ -85,10 +85,7 @@ def find_images(arguments: Sequence[str]) -> FoundInputs:
         for candidate in candidates:
             found.setdefault(_identity(candidate.path), candidate)
     kept, skipped = _without_outputs(list(found.values()))
-    images = tuple(
-        InputImage(candidate.path, stem)
-        for candidate, stem in zip(kept, _unique_stems(kept), strict=True)
-    )
+    images = tuple(InputImage(candidate.path, stem) for candidate, stem in zip(kept, _unique_stems(kept), strict=True))
     return FoundInputs(images, tuple(problems), tuple(skipped))
 
 
@@ -188,8 +185,7 @@ def _unique_stems(candidates: Sequence[_Candidate]) -> list[str]:
 
     def stems() -> list[str]:
         return [
-            "/".join((*c.parts[-depth:-1], leaf))
-            for c, depth, leaf in zip(candidates, depths, leaves, strict=True)
+            "/".join((*c.parts[-depth:-1], leaf)) for c, depth, leaf in zip(candidates, depths, leaves, strict=True)
         ]
 
     while True:

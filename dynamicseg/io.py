@@ -144,10 +144,7 @@ def _as_array(value: object) -> NDArray[Any]:
     if isinstance(array, np.ma.MaskedArray):
         hidden = int(np.count_nonzero(np.ma.getmaskarray(array)))
         if hidden:
-            raise Refusal(
-                f"has {hidden} masked values; fill them with .filled() and say where they are with"
-                " a mask"
-            )
+            raise Refusal(f"has {hidden} masked values; fill them with .filled() and say where they are with a mask")
     dtype = array.dtype
     if dtype.kind == "f" and dtype.itemsize <= 8:
         return np.asarray(_to_float32(array))
@@ -223,9 +220,7 @@ def label_palette(n: int) -> NDArray[np.uint8]:
     lightness, chroma = _LIGHTNESS_AND_CHROMA[k % len(_LIGHTNESS_AND_CHROMA)].T
     lightness = lightness - _DARKER * (k // _SERIES % _SERIES_LEVELS)
     hue = np.deg2rad(250.0) + k * _GOLDEN_ANGLE
-    return _oklab_to_srgb(
-        np.stack([lightness, chroma * np.cos(hue), chroma * np.sin(hue)], axis=-1)
-    )
+    return _oklab_to_srgb(np.stack([lightness, chroma * np.cos(hue), chroma * np.sin(hue)], axis=-1))
 
 
 def _oklab_to_srgb(lab: NDArray[np.float64]) -> NDArray[np.uint8]:
@@ -245,9 +240,7 @@ def _oklab_to_srgb(lab: NDArray[np.float64]) -> NDArray[np.uint8]:
         ]
     )
     linear = np.clip((lab @ to_cone_roots.T) ** 3 @ to_linear_rgb.T, 0.0, 1.0)
-    encoded = np.where(
-        linear <= 0.0031308, 12.92 * linear, 1.055 * np.power(linear, 1 / 2.4) - 0.055
-    )
+    encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * np.power(linear, 1 / 2.4) - 0.055)
     return np.asarray(np.rint(encoded * 255.0), np.uint8)
 
 

@@ -43,9 +43,10 @@ class DynamicLoss(nn.Module):
         self.reduction = reduction
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> DynamicLossOutput:
-        """The loss of ``x`` ``[B, C, H, W]``, see ``ops.dynamic_loss``; ``mask`` ``[B, H, W]`` is true where there is data."""
+        """The loss of ``x`` ``[B, C, H, W]``, see ``ops.dynamic_loss``; ``mask`` ``[B, H, W]`` is true for data."""
         output = ops.dynamic_loss(x, weighting=self.weighting, mu=self.mu, mask=mask)
         return output._replace(loss=output.loss.mean()) if self.reduction == "mean" else output
 
     def extra_repr(self) -> str:
+        """The arguments, for ``repr``."""
         return f"weighting={self.weighting!r}, mu={self.mu:g}, reduction={self.reduction!r}"

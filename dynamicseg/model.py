@@ -11,8 +11,8 @@ from dynamicseg.config import SegmenterConfig
 class SegmentationNetwork(nn.Module):
     """The published network: ``depth`` times 3x3 convolution, ReLU, batch norm; then 1x1 convolution, batch norm.
 
-    Batch norm uses the statistics of the image at hand throughout, as in the published loop, which never leaves training
-    mode. Layers are created in the order in which they run, with PyTorch's default initialisation.
+    Batch norm uses the statistics of the image at hand throughout, as in the published loop, which never leaves
+    training mode. Layers are created in the order in which they run, with PyTorch's default initialisation.
 
     Args:
         in_channels: bands of the image.

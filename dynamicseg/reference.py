@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dynamicseg.weighting import DEFAULT_MU, Weighting
 
+
 class DynamicLossOutput(NamedTuple):
     """What the loss tells of each image; only ``loss`` carries a gradient.
 

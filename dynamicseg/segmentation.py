@@ -106,9 +106,7 @@ def output_paths(
     wanted = _known_formats(formats)
     tails = {**_TAILS, "png": f"_labels{label_map_suffix(n_labels)}"}
     folder = Path(directory, *relative.parts[:-1])
-    return {
-        name: folder / f"{relative.name}{tail}" for name, tail in tails.items() if name in wanted
-    }
+    return {name: folder / f"{relative.name}{tail}" for name, tail in tails.items() if name in wanted}
 
 
 def is_saved(
@@ -174,19 +172,13 @@ class Segmentation:
             raise ValueError(f"image is {image.shape}, labels are {labels.shape}; want [H, W, C]")
         smallest, largest = int(labels.min()), int(labels.max())
         if smallest < 0 or largest >= self.n_labels:
-            raise ValueError(
-                f"labels run from {smallest} to {largest}; want 0 to n_labels - 1 ="
-                f" {self.n_labels - 1}"
-            )
+            raise ValueError(f"labels run from {smallest} to {largest}; want 0 to n_labels - 1 = {self.n_labels - 1}")
 
     def __repr__(self) -> str:
         """Return one line: size, labels, steps and source."""
         height, width = self.labels.shape
         source = f", source={self.source!r}" if self.source is not None else ""
-        return (
-            f"Segmentation({height}x{width}, n_labels={self.n_labels},"
-            f" steps={len(self.history)}{source})"
-        )
+        return f"Segmentation({height}x{width}, n_labels={self.n_labels}, steps={len(self.history)}{source})"
 
     def areas(self) -> NDArray[np.int64]:
         """Return the number of pixels of each label, int64 `[n_labels]`."""

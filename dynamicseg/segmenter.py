@@ -72,9 +72,7 @@ class Segmenter:
         )
         self.config: SegmenterConfig = config.model_copy(update={"device": str(_present_device(config.device))})
 
-    def segment(
-        self, image: object, *, channel_axis: int | None = None, on_step: OnStep | None = None
-    ) -> Segmentation:
+    def segment(self, image: object, *, channel_axis: int | None = None, on_step: OnStep | None = None) -> Segmentation:
         """Trains on ``image`` and returns its segmentation.
 
         Args:
@@ -91,6 +89,8 @@ class Segmenter:
         started = time.perf_counter()
         pixels = as_image(image, channel_axis=channel_axis)
         read = time.perf_counter()
+        if pixels.shape[:2] == (1, 1):
+            raise ValueError("an image of 1x1 pixel cannot be segmented: training compares at least 2 pixels")
         device = torch.device(self.config.device)
         _check_memory(pixels.shape, self.config, device)
         try:
@@ -152,8 +152,8 @@ def _training_bytes(shape: tuple[int, ...], config: SegmenterConfig) -> int:
 
 def _too_large(shape: tuple[int, ...], config: SegmenterConfig, device: torch.device) -> str:
     return (
-        f"training on {shape[1]}x{shape[0]} pixels takes about {_training_bytes(shape, config) / 1e9:.1f} GB of memory, "
-        f"more than is free on {device}: make the image smaller or cut it into parts"
+        f"training on {shape[1]}x{shape[0]} pixels takes about {_training_bytes(shape, config) / 1e9:.1f} GB, "
+        f"more than the memory that is free on {device}: make the image smaller or cut it into parts"
     )
 
 

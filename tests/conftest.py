@@ -50,7 +50,7 @@ def tolerances() -> dict[torch.dtype, Tolerance]:
     """
     return {
         torch.float64: Tolerance(statistic=1e-12, gradient=1e-12),
-        torch.float32: Tolerance(statistic=2e-6, gradient=5e-6),
+        torch.float32: Tolerance(statistic=2e-6, gradient=1e-5),
         torch.bfloat16: Tolerance(statistic=2e-6, gradient=2**-8),
     }
 
@@ -70,9 +70,7 @@ def photo() -> Callable[[str], NDArray[np.uint8]]:
     def read(name: str) -> NDArray[np.uint8]:
         shipped = Path(skimage.__file__).parent / "data" / f"{name}.png"
         if not shipped.is_file():
-            pytest.fail(
-                f"{name} is not among the photos that scikit-image ships: it would be downloaded"
-            )
+            pytest.fail(f"{name} is not among the photos that scikit-image ships: it would be downloaded")
         image: NDArray[np.uint8] = getattr(skimage.data, name)()
         return image
 

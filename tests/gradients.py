@@ -64,9 +64,7 @@ class GradientError:
 
 def assert_gradients_close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
     """Fails, with all four errors in the message, where any is above ``tolerance`` or not a number."""
-    assert actual.shape == expected.shape, (
-        f"shape {list(actual.shape)}, expected {list(expected.shape)}"
-    )
+    assert actual.shape == expected.shape, f"shape {list(actual.shape)}, expected {list(expected.shape)}"
     error = GradientError.between(actual, expected)
     errors = {
         "1 - cosine": error.cosine,

@@ -55,8 +55,7 @@ def encode_png(values: NDArray[np.uint16], *, interlaced: bool = False) -> bytes
     header = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, int(interlaced))
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(data)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-        for name, body in chunks
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
     )
 
 
@@ -86,9 +85,7 @@ class TestPillowFormats:
 
     @pytest.mark.parametrize("channels", [2, 3, 4])
     @pytest.mark.parametrize("interlaced", [False, True])
-    def test_16_bit_colour_png_keeps_16_bits(
-        self, tmp_path: Path, channels: int, interlaced: bool
-    ) -> None:
+    def test_16_bit_colour_png_keeps_16_bits(self, tmp_path: Path, channels: int, interlaced: bool) -> None:
         image = noise((13, 11, channels), np.uint16)
         (tmp_path / "x.png").write_bytes(encode_png(image, interlaced=interlaced))
         read = dio.read_image(tmp_path / "x.png")
@@ -103,9 +100,7 @@ class TestPillowFormats:
         np.testing.assert_array_equal(read[..., 0], image)
 
     @pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("LA", 1), ("RGBA", 3), ("P", 3)])
-    def test_alpha_is_dropped_and_palettes_become_colours(
-        self, tmp_path: Path, mode: str, channels: int
-    ) -> None:
+    def test_alpha_is_dropped_and_palettes_become_colours(self, tmp_path: Path, mode: str, channels: int) -> None:
         source = Image.fromarray(noise((9, 8, 4)), "RGBA").convert(mode)
         source.save(tmp_path / "x.png")
         want = np.array(source.convert("L" if channels == 1 else "RGB")).reshape(9, 8, channels)
@@ -223,9 +218,7 @@ class TestBadFiles:
         assert "damaged" in refusal(tmp_path / "x")
 
     @pytest.mark.parametrize("side", [13_378, 14_000, 60_000])
-    def test_more_pixels_than_the_limit_are_refused_before_decoding(
-        self, tmp_path: Path, side: int
-    ) -> None:
+    def test_more_pixels_than_the_limit_are_refused_before_decoding(self, tmp_path: Path, side: int) -> None:
         header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
         ihdr = b"IHDR" + header
         png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + ihdr

@@ -42,9 +42,7 @@ class TestTiff:
     ) -> None:
         image = noise((6, 5, 3), dtype)
         path = tmp_path / "x.tif"
-        tifffile.imwrite(
-            path, image, photometric="rgb", compression=compression, byteorder=byteorder
-        )
+        tifffile.imwrite(path, image, photometric="rgb", compression=compression, byteorder=byteorder)
         read = dio.read_image(path)
         assert read.dtype == np.dtype(dtype)
         np.testing.assert_array_equal(read, image)
@@ -162,9 +160,7 @@ class TestTiff:
         assert read.dtype == want.dtype
         np.testing.assert_array_equal(read, want)
 
-    def test_codec_that_is_not_there_names_the_package(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_codec_that_is_not_there_names_the_package(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def asarray(_: object) -> None:
             raise ValueError("<COMPRESSION.LZW: 5> requires the 'imagecodecs' package")
 

@@ -114,9 +114,7 @@ class TestStems:
         touch("a/x.png", "b/X.png")
         assert len({stem.casefold() for stem in stems("a/x.png", "b/X.png")}) == 2
 
-    def test_stems_stay_inside_the_output_folder(
-        self, inside: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_stems_stay_inside_the_output_folder(self, inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         touch("x.png", "d/x.png", "d/e/f")
         monkeypatch.chdir(inside / "d" / "e")
         for stem in stems("../../x.png", "../x.png", str(inside / "x.png")):

@@ -260,18 +260,14 @@ class TestWholeFile:
             assert str(caught.value).startswith(f"{folder}: cannot be made or used as a folder")
             assert "\n" not in str(caught.value)
 
-    def test_failed_write_names_the_folder(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_failed_write_names_the_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def full(*_: object) -> None:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(Path, "write_bytes", full)
         with pytest.raises(OSError) as caught:
             dio.write_json(tmp_path / "x.json", {})
-        assert (
-            str(caught.value) == f"{tmp_path}: cannot write x.json there: No space left on device"
-        )
+        assert str(caught.value) == f"{tmp_path}: cannot write x.json there: No space left on device"
         assert caught.value.errno == 28
 
     def test_files_get_ordinary_permissions(self, tmp_path: Path) -> None:
@@ -313,7 +309,5 @@ def test_modules_import_without_heavy_libraries() -> None:
         "import sys, dynamicseg.io, dynamicseg.inputs, dynamicseg.segmentation;"
         f"print(sorted({heavy!r} & set(sys.modules)))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"

@@ -126,9 +126,7 @@ def straightforward_loss(x: Tensor, weighting: Weighting, mu: float) -> Tensor:
         similarity = functional.cross_entropy(image.flatten(1).T, target.flatten())
         zero = torch.zeros((), dtype=x.dtype)
         vertical = functional.l1_loss(image[:, 1:], image[:, :-1]) if x.shape[2] > 1 else zero
-        horizontal = (
-            functional.l1_loss(image[:, :, 1:], image[:, :, :-1]) if x.shape[3] > 1 else zero
-        )
+        horizontal = functional.l1_loss(image[:, :, 1:], image[:, :, :-1]) if x.shape[3] > 1 else zero
         count = len(set(target.flatten().tolist()))
         weight = {"fsf": count / mu, "scf": mu / count, "fixed": mu}[weighting]
         losses.append(similarity + weight * (vertical + horizontal))
@@ -148,12 +146,8 @@ class TestAgainstPyTorch:
 
         values = rounded.detach().requires_grad_()
         upstream = torch.arange(1, shape[0] + 1, dtype=torch.float64)
-        (grad,) = torch.autograd.grad(
-            reference.dynamic_loss(values, weighting=weighting, mu=7).loss, values, upstream
-        )
-        (grad_expected,) = torch.autograd.grad(
-            straightforward_loss(values, weighting, 7), values, upstream
-        )
+        (grad,) = torch.autograd.grad(reference.dynamic_loss(values, weighting=weighting, mu=7).loss, values, upstream)
+        (grad_expected,) = torch.autograd.grad(straightforward_loss(values, weighting, 7), values, upstream)
         torch.testing.assert_close(grad, grad_expected)
 
     def test_a_mask_of_whole_rows_is_a_crop(self) -> None:

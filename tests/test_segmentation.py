@@ -32,9 +32,7 @@ class Config:
         return {"seed": 7}
 
 
-def segmentation(
-    labels: NDArray[Any] | None = None, image: NDArray[Any] | None = None, **changes: Any
-) -> Segmentation:
+def segmentation(labels: NDArray[Any] | None = None, image: NDArray[Any] | None = None, **changes: Any) -> Segmentation:
     if labels is None:
         labels = np.array([[0, 0, 1], [0, 0, 1], [0, 2, 2]])
     if image is None:
@@ -105,9 +103,7 @@ class TestConstruction:
             segmentation(labels=labels - 1, n_labels=1)
 
     def test_repr_is_one_short_line(self) -> None:
-        assert repr(segmentation()) == (
-            "Segmentation(3x3, n_labels=3, steps=1, source='photos/x.jpg')"
-        )
+        assert repr(segmentation()) == ("Segmentation(3x3, n_labels=3, steps=1, source='photos/x.jpg')")
 
     def test_fields_cannot_be_changed(self) -> None:
         with pytest.raises(AttributeError):
@@ -187,9 +183,7 @@ class TestMetadata:
 
     def test_torch_is_named_only_if_something_else_imported_it(self) -> None:
         code = "from dynamicseg.segmentation import _versions; print(sorted(_versions()))"
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
-        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
         assert done.stdout.strip() == "['dynamicseg', 'numpy', 'python']"
 
 
@@ -221,9 +215,7 @@ class TestSave:
         large = output_paths(tmp_path, "x", n_labels=65537)
         assert large["png"].name == "x_labels.tif"
 
-    @pytest.mark.parametrize(
-        ("name", "hint"), [("jsn", "did you mean 'json'"), ("overlays", "'overlay'"), ("q", "")]
-    )
+    @pytest.mark.parametrize(("name", "hint"), [("jsn", "did you mean 'json'"), ("overlays", "'overlay'"), ("q", "")])
     def test_unknown_format(self, tmp_path: Path, name: str, hint: str) -> None:
         with pytest.raises(ValueError, match="png, npy, boundaries, overlay, json") as caught:
             segmentation().save(tmp_path, "x", formats=("png", name))

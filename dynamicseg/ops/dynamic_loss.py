@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,10 +21,6 @@ MemoryFormat = Literal["contiguous", "channels_last"]
 
 _LARGE_RESULT = 4 << 20  # bytes; smaller memory is reused by the allocator of the C library itself
 _DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
-_ARRAYS = (
-    *("loss", "similarity", "continuity", "weight", "label_counts", "labels", "logsumexp"),
-    *("grad_x", "grad_loss"),
-)
 
 
 def dynamic_loss(
@@ -32,8 +28,8 @@ def dynamic_loss(
 ) -> DynamicLossOutput:
     """The dynamically weighted loss of each image of a batch; the same as ``reference.dynamic_loss``, fused.
 
-    Nothing of the size of ``x`` is written, but the gradient when it is asked for. Maps whose rows or whose channels are
-    dense are read where they are, crops included; any other is copied first. The same input gives the same bits.
+    Nothing of the size of ``x`` is written, but the gradient when it is asked for. Maps whose rows or whose channels
+    are dense are read where they are, crops included; any other is copied first. The same input gives the same bits.
 
     Args:
         x: ``[B, C, H, W]`` response map: float32, float64 or bfloat16, contiguous or channels last. C >= 1.
@@ -62,7 +58,7 @@ def dynamic_loss_and_grad(
     """``dynamic_loss`` and the gradient of its mean over the batch, in one native call, outside autograd.
 
     For a training loop of one's own: ``output, grad_x = dynamic_loss_and_grad(x); x.backward(grad_x)``.
-    Arguments and errors as in ``dynamic_loss``. The gradient is ``[B, C, H, W]`` in the dtype and memory format of ``x``.
+    Arguments and errors as in ``dynamic_loss``. The gradient is ``[B, C, H, W]``, in dtype and memory format of ``x``.
     """
     mu = _check(x, weighting, mu, mask)
     x = x.detach()
@@ -132,19 +128,30 @@ def _statistic_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def _empty_outputs(x: Tensor) -> dict[str, Tensor]:
-    """What the forward pass writes, in the order of ``DynamicLossOutput``; then logsumexp, for the backward pass."""
+class _Outputs(NamedTuple):
+    """What the forward pass writes: ``DynamicLossOutput``, and ``logsumexp`` ``[B, H, W]`` for the backward pass."""
+
+    loss: Tensor
+    similarity: Tensor
+    continuity: Tensor
+    weight: Tensor
+    label_counts: Tensor
+    labels: Tensor
+    logsumexp: Tensor
+
+
+def _empty_outputs(x: Tensor) -> _Outputs:
     batch, _, height, width = x.shape
     statistic = _statistic_dtype(x)
-    return {
-        "loss": x.new_empty(batch, dtype=statistic),
-        "similarity": x.new_empty(batch, dtype=statistic),
-        "continuity": x.new_empty(batch, dtype=statistic),
-        "weight": x.new_empty(batch, dtype=statistic),
-        "label_counts": x.new_empty(batch, dtype=torch.int64),
-        "labels": x.new_empty((batch, height, width), dtype=torch.int64),
-        "logsumexp": x.new_empty((batch, height, width), dtype=statistic),
-    }
+    return _Outputs(
+        loss=x.new_empty(batch, dtype=statistic),
+        similarity=x.new_empty(batch, dtype=statistic),
+        continuity=x.new_empty(batch, dtype=statistic),
+        weight=x.new_empty(batch, dtype=statistic),
+        label_counts=x.new_empty(batch, dtype=torch.int64),
+        labels=x.new_empty((batch, height, width), dtype=torch.int64),
+        logsumexp=x.new_empty((batch, height, width), dtype=statistic),
+    )
 
 
 def _run(
@@ -160,7 +167,9 @@ def _run(
     if dense_format is None:
         x, dense_format = x.contiguous(), "contiguous"
     mask = None if mask is None else mask.contiguous()
-    addresses = dict.fromkeys(_ARRAYS, 0) | {name: array.data_ptr() for name, array in arrays.items()}
+    addresses = dict.fromkeys((*_Outputs._fields, "grad_x", "grad_loss"), 0) | {
+        name: array.data_ptr() for name, array in arrays.items()
+    }
     lend_threads()
     kernel(
         _native.DynamicLossParams(
@@ -187,27 +196,27 @@ _ForwardAndGrad = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, 
 @torch.library.custom_op("dynamicseg::dynamic_loss", mutates_args=(), device_types="cpu")
 def _dynamic_loss(x: Tensor, mask: Tensor | None, weighting: str, mu: float) -> _Forward:
     outputs = _empty_outputs(x)
-    _run(_native.dynamic_loss, x, mask, weighting, mu, **outputs)
-    return tuple(outputs.values())
+    _run(_native.dynamic_loss, x, mask, weighting, mu, **outputs._asdict())
+    return (*outputs,)
 
 
 @_dynamic_loss.register_fake
 def _(x: Tensor, mask: Tensor | None, weighting: str, mu: float) -> _Forward:
-    return tuple(_empty_outputs(x).values())
+    return (*_empty_outputs(x),)
 
 
 @torch.library.custom_op("dynamicseg::dynamic_loss_and_grad", mutates_args=(), device_types="cpu")
 def _dynamic_loss_and_grad(x: Tensor, mask: Tensor | None, weighting: str, mu: float) -> _ForwardAndGrad:
     outputs = _empty_outputs(x)
     grad_x = _grad_memory(x)
-    grad_loss = torch.full_like(outputs["loss"], 1 / max(len(x), 1))
-    _run(_native.dynamic_loss, x, mask, weighting, mu, **outputs, grad_x=grad_x, grad_loss=grad_loss)
-    return (*outputs.values(), grad_x)
+    grad_loss = torch.full_like(outputs.loss, 1 / max(len(x), 1))
+    _run(_native.dynamic_loss, x, mask, weighting, mu, **outputs._asdict(), grad_x=grad_x, grad_loss=grad_loss)
+    return (*outputs, grad_x)
 
 
 @_dynamic_loss_and_grad.register_fake
 def _(x: Tensor, mask: Tensor | None, weighting: str, mu: float) -> _ForwardAndGrad:
-    return (*_empty_outputs(x).values(), _empty_grad(x))
+    return (*_empty_outputs(x), _empty_grad(x))
 
 
 @torch.library.custom_op("dynamicseg::dynamic_loss_backward", mutates_args=(), device_types="cpu")
@@ -222,9 +231,7 @@ def _dynamic_loss_backward(
 
 
 @_dynamic_loss_backward.register_fake
-def _(
-    grad_loss: Tensor, x: Tensor, mask: Tensor | None, labels: Tensor, logsumexp: Tensor, weight: Tensor
-) -> Tensor:
+def _(grad_loss: Tensor, x: Tensor, mask: Tensor | None, labels: Tensor, logsumexp: Tensor, weight: Tensor) -> Tensor:
     return _empty_grad(x)
 
 

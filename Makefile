@@ -1,0 +1,76 @@
+# Everything happens in .venv and build/; nothing else on the machine is touched.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+DEMO := build/demo
+SANITIZED := build/sanitized
+
+# A newer file than the sources of the native core means that the installed package is up to date.
+INSTALLED := $(VENV)/installed
+CORE := CMakeLists.txt pyproject.toml constraints.txt $(shell find csrc -type f)
+CPP := $(shell find csrc -name '*.cpp' -o -name '*.h')
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help:  ## These verbs.
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+.PHONY: setup
+setup: $(INSTALLED)  ## Create .venv, and build and install the package in it, editable, with the development tools.
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "DynamicSeg needs Python >= 3.10; choose one with make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "this Python has no venv: apt install python3-venv (or the package for your version)" >&2; exit 1; }
+	@$(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' || { echo "this Python has no headers for C++ modules: apt install python3-dev (or the package for your version)" >&2; exit 1; }
+	@command -v "$${CXX:-c++}" >/dev/null || { echo "no C++ compiler: apt install g++" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# PIP_CONSTRAINT also holds inside the environments that pip makes for builds.
+$(INSTALLED): export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+$(INSTALLED): $(VENV)/bin/python $(CORE)
+	$(PIP) install --quiet torch
+	$(PIP) install --quiet --editable '.[dev]'
+	@touch $@
+
+.PHONY: demo
+demo: $(INSTALLED)  ## Segment three photos that scikit-image carries, and say where the results are.
+	@$(BIN)/python -P tests/demo_photos.py $(DEMO)/photos
+	$(BIN)/dynamicseg segment $(DEMO)/photos -o $(DEMO) --max-steps 30 --verbose
+	@echo "Label maps:"; ls -1 $(DEMO)/*_labels.png
+	@echo "Overlays:"; ls -1 $(DEMO)/*_overlay.png
+
+.PHONY: test
+test: $(INSTALLED)  ## Run the tests.
+	$(BIN)/python -P -m pytest
+
+.PHONY: lint
+lint: $(INSTALLED)  ## Check format, style and types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
+	$(BIN)/mypy
+
+.PHONY: format
+format: $(INSTALLED)  ## Put sources into their format.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
+
+.PHONY: sanitize
+sanitize: $(INSTALLED)  ## Run the kernel tests under the address and undefined-behaviour sanitizers.
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash tests/sanitize.sh $(SANITIZED)
+
+.PHONY: bench
+bench: $(INSTALLED)  ## Measure the fused loss against PyTorch on this machine.
+	$(BIN)/dynamicseg bench loss
+
+.PHONY: wheel
+wheel: export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+wheel: $(INSTALLED)  ## Build the source distribution, and a wheel from it, into dist/.
+	$(BIN)/python -P -m build --outdir dist
+
+.PHONY: clean
+clean:  ## Remove .venv and everything that was built.
+	rm -rf $(VENV) build dist

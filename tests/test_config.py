@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from dynamicseg.config import SegmenterConfig, configure
+
+
+def test_paper_is_the_published_network_and_schedule() -> None:
+    config = configure("paper")
+    assert (config.channels, config.depth, config.max_steps, config.min_labels) == (100, 2, 1000, 3)
+    assert (config.learning_rate, config.momentum, config.precision) == (0.1, 0.9, "float32")
+    assert (config.weighting, config.mu) == ("fsf", 15.0)
+
+
+@pytest.mark.parametrize(("weighting", "mu"), [("fsf", 15.0), ("scf", 50.0), ("fixed", 1.0)])
+def test_each_weighting_has_its_published_constant(weighting: str, mu: float) -> None:
+    assert configure("paper", weighting=weighting).mu == mu
+
+
+def test_none_leaves_a_field_to_the_preset() -> None:
+    assert configure("paper", mu=None, max_steps=None) == configure("paper")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"mu": 0.0}, "mu wants greater than 0, not 0.0"),
+        ({"mu": float("nan")}, "mu wants"),
+        ({"mu": float("inf")}, "mu wants"),
+        ({"max_steps": 0}, "max_steps wants greater than or equal to 1, not 0"),
+        ({"max_steps": 2.5}, "max_steps wants a valid integer, not 2.5"),
+        ({"max_steps": True}, "max_steps wants a valid integer, not True"),
+        ({"min_labels": -1}, "min_labels wants"),
+        ({"weighting": "fcs"}, "weighting wants 'fsf', 'scf' or 'fixed', not 'fcs'"),
+        ({"device": "gpu"}, "device wants auto, cpu, cuda or cuda:N, not 'gpu'"),
+        ({"precision": "float16"}, "precision wants 'auto', 'float32' or 'bfloat16', not 'float16'"),
+        ({"seed": -1}, "seed wants greater than or equal to 0, not -1"),
+    ],
+)
+def test_a_wrong_value_is_named_in_one_line(options: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        configure("paper", **options)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not isinstance(caught.value, ValidationError)
+
+
+def test_all_wrong_values_are_named_at_once() -> None:
+    with pytest.raises(ValueError, match="max_steps wants .*; seed wants"):
+        configure("paper", max_steps=0, seed=-1)
+
+
+def test_an_unknown_preset_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="preset 'papre': choose paper, did you mean paper"):
+        configure("papre")
+
+
+def test_an_unknown_option_is_a_type_error() -> None:
+    with pytest.raises(TypeError, match="'steps'.*max_steps"):
+        configure("paper", steps=3)
+
+
+def test_the_configuration_survives_json_and_cannot_be_changed() -> None:
+    config = configure("paper", weighting="scf", seed=7)
+    assert SegmenterConfig.model_validate_json(config.model_dump_json()) == config
+    with pytest.raises(ValidationError):
+        config.seed = 1  # type: ignore[misc]

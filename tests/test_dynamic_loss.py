@@ -1,0 +1,838 @@
+"""``ops.dynamic_loss`` is ``reference.dynamic_loss``: the kernels of every instruction set, every type and format."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gradients import Tolerance, assert_gradients_close
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dynamicseg import DynamicLoss, DynamicLossOutput, _native, reference
+from dynamicseg.ops import _runtime, dynamic_loss, dynamic_loss_and_grad
+from dynamicseg.weighting import WEIGHTINGS, Weighting
+
+Tolerances = dict[torch.dtype, Tolerance]
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+FORMATS = {False: torch.contiguous_format, True: torch.channels_last}
+INSTRUCTION_SETS = _native.available_instruction_sets()
+
+each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+each_format = pytest.mark.parametrize("channels_last", FORMATS, ids=["contiguous", "channels_last"])
+each_weighting = pytest.mark.parametrize("weighting", WEIGHTINGS)
+
+SHAPES = [
+    *[(1, 1, 1, 1), (1, 2, 1, 1), (2, 3, 1, 1), (1, 3, 1, 37), (1, 16, 41, 1), (1, 100, 1, 5)],
+    *[(1, 1, 5, 7), (1, 2, 7, 11), (1, 15, 13, 17), (3, 16, 5, 7), (1, 17, 11, 13), (2, 33, 3, 3)],
+    *[(1, 100, 13, 19), (2, 129, 5, 11), (1, 300, 7, 5)],
+    *[(1, 3, 3, 2053), (1, 2, 2, 4099), (1, 5, 37, 23), (1, 2, 1, 2048), (1, 2, 9, 2049)],
+    *[(0, 3, 4, 5), (1, 3, 0, 5), (2, 3, 5, 0), (0, 3, 0, 0)],
+]
+# Gradients above 4 MB are written past the caches, by other code; channels last only up to 4096 channels.
+LARGE_SHAPES = [(2, 100, 101, 109), (1, 257, 4, 2053), (1, 4097, 16, 33)]
+
+
+@pytest.fixture(
+    params=[
+        *INSTRUCTION_SETS,
+        pytest.param(
+            "cuda",
+            marks=[
+                pytest.mark.cuda,
+                pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+            ],
+        ),
+    ]
+)
+def target(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """The device of each set of kernels: one for each instruction set of this processor, and CUDA."""
+    before = _native.instruction_set()
+    if request.param == "cuda":
+        yield torch.device("cuda")
+    else:
+        _native.set_instruction_set(request.param)
+        yield torch.device("cpu")
+    _native.set_instruction_set(before)
+
+
+def response_map(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, channels_last: bool = False) -> Tensor:
+    """Random logits, some of them equal."""
+    generator = torch.Generator().manual_seed(math.prod(shape) + len(shape))
+    x = torch.randn(shape, generator=generator) * 3
+    x = torch.where(torch.rand(shape, generator=generator) < 0.2, x.round(), x)
+    return x.to(dtype).contiguous(memory_format=FORMATS[channels_last])
+
+
+def holes(shape: tuple[int, ...]) -> Tensor:
+    """A mask with about a third of the pixels missing."""
+    generator = torch.Generator().manual_seed(math.prod(shape))
+    return torch.rand((shape[0], *shape[2:]), generator=generator) > 0.3
+
+
+def arriving_gradient(images: int) -> Tensor:
+    """Another one for each image."""
+    return 1 + torch.arange(images, dtype=torch.float64) / 4
+
+
+@dataclass(frozen=True)
+class Result:
+    output: DynamicLossOutput
+    grad_x: Tensor
+
+
+def differentiate(
+    loss: Callable[..., DynamicLossOutput], x: Tensor, mask: Tensor | None = None, **options: Any
+) -> Result:
+    leaf = x.detach().requires_grad_()
+    output = loss(leaf, mask=mask, **options)
+    upstream = arriving_gradient(x.shape[0]).to(output.loss)
+    (grad_x,) = torch.autograd.grad(output.loss, leaf, upstream)
+    return Result(output._replace(loss=output.loss.detach()), grad_x)
+
+
+def true_result(x: Tensor, mask: Tensor | None = None, **options: Any) -> Result:
+    """The reference in float64, on the very values of ``x``."""
+    return differentiate(reference.dynamic_loss, x.cpu().double(), None if mask is None else mask.cpu(), **options)
+
+
+def assert_statistics_close(actual: DynamicLossOutput, expected: DynamicLossOutput, tolerance: Tolerance) -> None:
+    assert torch.equal(actual.labels.cpu(), expected.labels)
+    assert torch.equal(actual.label_counts.cpu(), expected.label_counts)
+    for name in ("weight", "similarity", "continuity", "loss"):
+        torch.testing.assert_close(
+            getattr(actual, name).cpu().double(),
+            getattr(expected, name),
+            rtol=tolerance.statistic,
+            atol=tolerance.statistic,
+            equal_nan=True,
+            msg=lambda text, name=name: f"{name}: {text}",
+        )
+
+
+def assert_close(actual: Result, expected: Result, tolerance: Tolerance) -> None:
+    assert_statistics_close(actual.output, expected.output, tolerance)
+    assert_gradients_close(actual.grad_x, expected.grad_x, tolerance.gradient)
+
+
+def assert_same_bits(actual: Result, expected: Result) -> None:
+    for name, a, e in zip(DynamicLossOutput._fields, actual.output, expected.output, strict=True):
+        assert torch.equal(a.nan_to_num(), e.nan_to_num()), name
+    assert torch.equal(actual.grad_x.nan_to_num(), expected.grad_x.nan_to_num()), "grad_x"
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What the op passes to the native core, one dictionary for each call."""
+    recorded: list[dict[str, Any]] = []
+    original = _native.DynamicLossParams
+
+    def record(**params: Any) -> _native.DynamicLossParams:
+        recorded.append(params)
+        return original(**params)
+
+    monkeypatch.setattr(_native, "DynamicLossParams", record)
+    return recorded
+
+
+# Both are computed once for all instruction sets.
+@functools.cache
+def case(
+    shape: tuple[int, ...], dtype: torch.dtype, masked: bool, weighting: Weighting
+) -> tuple[Tensor, Tensor | None, Result]:
+    x = response_map(shape, dtype)
+    mask = holes(shape) if masked else None
+    return x, mask, true_result(x, mask, weighting=weighting)
+
+
+class TestAgainstReference:
+    @each_format
+    @each_dtype
+    @pytest.mark.parametrize("shape", SHAPES, ids=str)
+    def test_shapes(
+        self,
+        target: torch.device,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        channels_last: bool,
+        tolerances: Tolerances,
+    ) -> None:
+        for masked in (False, True):
+            weighting = WEIGHTINGS[(shape[1] + masked) % len(WEIGHTINGS)]
+            x, mask, expected = case(shape, dtype, masked, weighting)
+            x = x.to(target, memory_format=FORMATS[channels_last])
+            mask = None if mask is None else mask.to(target)
+            actual = differentiate(dynamic_loss, x, mask, weighting=weighting)
+            assert_close(actual, expected, tolerances[dtype])
+
+    @each_format
+    @each_dtype
+    @pytest.mark.parametrize("shape", LARGE_SHAPES, ids=str)
+    def test_gradients_larger_than_the_caches(
+        self,
+        target: torch.device,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        channels_last: bool,
+        tolerances: Tolerances,
+    ) -> None:
+        x, mask, expected = case(shape, dtype, True, "fsf")
+        x = x.to(target, memory_format=FORMATS[channels_last])
+        assert x.nbytes >= 4 << 20
+        assert mask is not None
+        actual = differentiate(dynamic_loss, x, mask.to(target))
+        assert_close(actual, expected, tolerances[dtype])
+
+    @each_format
+    @each_weighting
+    def test_weightings(
+        self, target: torch.device, weighting: Weighting, channels_last: bool, tolerances: Tolerances
+    ) -> None:
+        x = response_map((2, 12, 9, 10), channels_last=channels_last)
+        for mu in (None, 0.3, 1e6):
+            actual = differentiate(dynamic_loss, x.to(target), weighting=weighting, mu=mu)
+            expected = true_result(x, weighting=weighting, mu=mu)
+            assert_close(actual, expected, tolerances[x.dtype])
+
+    @each_format
+    @each_dtype
+    def test_ties_go_to_the_lowest_label(
+        self, target: torch.device, dtype: torch.dtype, channels_last: bool, tolerances: Tolerances
+    ) -> None:
+        x = torch.randint(0, 2, (2, 37, 11, 19)).to(dtype)
+        x = x.contiguous(memory_format=FORMATS[channels_last])
+        actual = differentiate(dynamic_loss, x.to(target))
+        first = (x == x.amax(dim=1, keepdim=True)).to(torch.uint8).argmax(dim=1)
+        assert torch.equal(actual.output.labels.cpu(), first)
+        assert_close(actual, true_result(x), tolerances[dtype])
+
+    @each_format
+    @each_dtype
+    @pytest.mark.parametrize("value", [0.0, -0.0, 2.5, -1e30])
+    def test_constant_maps(
+        self,
+        target: torch.device,
+        value: float,
+        dtype: torch.dtype,
+        channels_last: bool,
+        tolerances: Tolerances,
+    ) -> None:
+        x = torch.full((1, 21, 5, 18), value, dtype=dtype)
+        x = x.to(target, memory_format=FORMATS[channels_last])
+        actual = differentiate(dynamic_loss, x)
+        assert actual.output.labels.eq(0).all()
+        assert actual.output.similarity.item() == pytest.approx(math.log(21))
+        assert actual.output.continuity.item() == 0
+        # float32 has no room for ln 21 beside 1e30, so that there softmax is 1 everywhere.
+        if abs(value) < 1e30:
+            assert_close(actual, true_result(x), tolerances[dtype])
+
+    @each_format
+    @each_dtype
+    def test_huge_values(
+        self, target: torch.device, dtype: torch.dtype, channels_last: bool, tolerances: Tolerances
+    ) -> None:
+        # Without ties: beside 1e30, the logsumexp of the reference has no room for the ln 2 of two equal channels.
+        x = torch.arange(37 * 13 * 29)[torch.randperm(37 * 13 * 29)].reshape(1, 37, 13, 29) % 251 - 125
+        x = (x.to(dtype) * 1e28).contiguous(memory_format=FORMATS[channels_last])
+        x += torch.arange(37, dtype=dtype)[:, None, None] * 1e31
+        for mask in (None, holes(x.shape)):
+            actual = differentiate(dynamic_loss, x.to(target), None if mask is None else mask.to(target))
+            assert_close(actual, true_result(x, mask), tolerances[dtype])
+
+    @each_format
+    @each_dtype
+    def test_the_smallest_differences_have_a_sign(
+        self, target: torch.device, dtype: torch.dtype, channels_last: bool, tolerances: Tolerances
+    ) -> None:
+        smallest = torch.tensor(1, dtype={8: torch.int64, 4: torch.int32, 2: torch.int16}[dtype.itemsize])
+        x = torch.randint(-2, 3, (1, 19, 7, 33)).to(dtype) * smallest.view(dtype)
+        assert x.abs().max() > 0
+        x = x.to(target, memory_format=FORMATS[channels_last])
+        actual = differentiate(dynamic_loss, x)
+        assert_close(actual, true_result(x), tolerances[dtype])
+
+    @each_format
+    def test_a_large_offset_costs_no_more_than_it_does_the_reference(
+        self, target: torch.device, channels_last: bool
+    ) -> None:
+        x = response_map((1, 50, 20, 30), channels_last=channels_last) + 1e4
+        true = true_result(x).grad_x
+        plain = differentiate(reference.dynamic_loss, x).grad_x
+        actual = differentiate(dynamic_loss, x.to(target)).grad_x.cpu()
+        assert (actual - true).norm() <= 1.5 * (plain - true).norm()
+
+    def test_a_photo(
+        self,
+        target: torch.device,
+        photo: Callable[[str], NDArray[np.uint8]],
+        tolerances: Tolerances,
+    ) -> None:
+        pixels = torch.from_numpy(photo("chelsea")[:120, :161].copy()).permute(2, 0, 1)[None]
+        with torch.no_grad():
+            x = nn.Sequential(nn.Conv2d(3, 100, 3, padding=1), nn.BatchNorm2d(100))(pixels / 255)
+        for weighting in WEIGHTINGS:
+            actual = differentiate(dynamic_loss, x.to(target), weighting=weighting)
+            expected = true_result(x, weighting=weighting)
+            assert_close(actual, expected, tolerances[x.dtype])
+
+    @settings(max_examples=150, deadline=None)
+    @given(
+        images=st.integers(0, 3),
+        channels=st.integers(1, 70),
+        height=st.integers(0, 20),
+        width=st.integers(0, 40),
+        dtype=st.sampled_from(DTYPES),
+        channels_last=st.booleans(),
+        instruction_set=st.sampled_from(INSTRUCTION_SETS),
+        weighting=st.sampled_from(WEIGHTINGS),
+        levels=st.sampled_from([1, 2, 5, 1000]),
+        masked=st.sampled_from([None, 0.0, 0.1, 0.5, 0.95, 1.0]),
+        seed=st.integers(0, 2**32 - 1),
+    )
+    def test_anything(
+        self,
+        images: int,
+        channels: int,
+        height: int,
+        width: int,
+        dtype: torch.dtype,
+        channels_last: bool,
+        instruction_set: str,
+        weighting: Weighting,
+        levels: int,
+        masked: float | None,
+        seed: int,
+        tolerances: Tolerances,
+    ) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        shape = (images, channels, height, width)
+        # Up to 2: where one channel is far above the others, softmax - 1 is mere rounding, and no tolerance fits.
+        x = torch.randint(levels, shape, generator=generator).to(dtype) / levels * 2
+        x = x.contiguous(memory_format=FORMATS[channels_last])
+        mask = None
+        if masked is not None:
+            mask = torch.rand((images, height, width), generator=generator) >= masked
+        before = _native.instruction_set()
+        _native.set_instruction_set(instruction_set)
+        try:
+            actual = differentiate(dynamic_loss, x, mask, weighting=weighting)
+        finally:
+            _native.set_instruction_set(before)
+        assert_close(actual, true_result(x, mask, weighting=weighting), tolerances[dtype])
+
+
+NAN, INF = math.nan, math.inf
+
+# Pixel (row, column), channels, value.
+POISONS: dict[str, list[tuple[int, int, list[int], float]]] = {
+    "nan": [(1, 1, [3], NAN)],
+    "nan at the border": [(0, 0, [18], NAN), (8, 22, [0], NAN)],
+    "first of two nans": [(4, 5, [17, 2], NAN)],
+    "all nan": [(4, 5, list(range(19)), NAN)],
+    "inf": [(4, 16, [4], INF)],
+    "lowest of two infs": [(4, 16, [17, 4], INF)],
+    "inf beside inf": [(4, 16, [4], INF), (4, 17, [4], INF)],
+    "nan beats inf": [(7, 3, [10], NAN), (7, 3, [1], INF)],
+    "-inf": [(2, 15, [0, 18], -INF)],
+    "-inf but one": [(2, 15, [c for c in range(19) if c != 6], -INF)],
+    "all -inf": [(2, 15, list(range(19)), -INF)],
+    "inf and -inf": [(6, 2, [0, 1], -INF), (6, 2, [2, 3], INF)],
+}
+
+
+def poisoned_map(poison: str, dtype: torch.dtype, channels_last: bool) -> tuple[Tensor, Tensor]:
+    """A map, and where its pixels are finite."""
+    x = response_map((1, 19, 9, 23), dtype, channels_last)
+    for row, column, channels, value in POISONS[poison]:
+        x[0, channels, row, column] = value
+    return x, x.isfinite().all(dim=1)
+
+
+class TestNotFinite:
+    @each_format
+    @each_dtype
+    @pytest.mark.parametrize("poison", POISONS)
+    def test_as_the_reference_and_only_where_it_is(
+        self,
+        target: torch.device,
+        poison: str,
+        dtype: torch.dtype,
+        channels_last: bool,
+        tolerances: Tolerances,
+    ) -> None:
+        x, finite = poisoned_map(poison, dtype, channels_last)
+        actual, expected = differentiate(dynamic_loss, x.to(target)), true_result(x)
+        assert_statistics_close(actual.output, expected.output, tolerances[dtype])
+
+        # Pixels that are finite, as their four neighbours are.
+        near = nn.functional.pad(~finite, (1, 1, 1, 1))
+        clean = ~(near[:, 1:-1, 1:-1] | near[:, :-2, 1:-1] | near[:, 2:, 1:-1] | near[:, 1:-1, :-2] | near[:, 1:-1, 2:])
+        clean = clean[:, None].expand_as(x)
+        assert_gradients_close(actual.grad_x.cpu()[clean], expected.grad_x[clean], tolerances[dtype].gradient)
+
+    @each_format
+    @each_dtype
+    @pytest.mark.parametrize("poison", POISONS)
+    def test_no_influence_under_a_mask(
+        self, target: torch.device, poison: str, dtype: torch.dtype, channels_last: bool
+    ) -> None:
+        x, mask = poisoned_map(poison, dtype, channels_last)
+        x, mask = x.to(target), mask.to(target)
+        actual = differentiate(dynamic_loss, x, mask)
+        blank = x.masked_fill(~mask[:, None], 0).contiguous(memory_format=FORMATS[channels_last])
+        assert_same_bits(actual, differentiate(dynamic_loss, blank, mask))
+        assert actual.grad_x[~mask[:, None].expand_as(x)].eq(0).all()
+        assert actual.grad_x.isfinite().all()
+
+
+class TestMask:
+    @each_format
+    @each_dtype
+    def test_an_image_without_a_valid_pixel_has_loss_0(
+        self, target: torch.device, dtype: torch.dtype, channels_last: bool, tolerances: Tolerances
+    ) -> None:
+        x = response_map((2, 7, 5, 9), dtype, channels_last)
+        mask = torch.ones(2, 5, 9, dtype=torch.bool)
+        mask[1] = False
+        for weighting in WEIGHTINGS:
+            actual = differentiate(dynamic_loss, x.to(target), mask.to(target), weighting=weighting)
+            assert_close(actual, true_result(x, mask, weighting=weighting), tolerances[dtype])
+            assert actual.output.loss[1].item() == 0
+            assert actual.output.label_counts[1].item() == 0
+            assert actual.output.labels[1].eq(-1).all()
+            assert actual.grad_x[1].eq(0).all()
+
+    @each_format
+    def test_one_valid_pixel(self, target: torch.device, channels_last: bool, tolerances: Tolerances) -> None:
+        x = response_map((1, 7, 5, 9), channels_last=channels_last)
+        mask = torch.zeros(1, 5, 9, dtype=torch.bool)
+        mask[0, 3, 4] = True
+        actual = differentiate(dynamic_loss, x.to(target), mask.to(target))
+        assert_close(actual, true_result(x, mask), tolerances[x.dtype])
+        assert actual.output.continuity.item() == 0
+        assert actual.output.label_counts.tolist() == [1]
+
+    @each_format
+    def test_all_valid_is_no_mask(self, target: torch.device, channels_last: bool) -> None:
+        x = response_map((1, 20, 13, 2055), channels_last=channels_last).to(target)
+        mask = torch.ones(1, 13, 2055, dtype=torch.bool, device=target)
+        assert_same_bits(differentiate(dynamic_loss, x, mask), differentiate(dynamic_loss, x))
+
+    @pytest.mark.parametrize("form", ["expanded", "transposed", "every second"])
+    def test_masks_need_not_be_contiguous(self, device: torch.device, form: str) -> None:
+        x = response_map((3, 7, 12, 12)).to(device)
+        base = holes((3, 1, 24, 24)).to(device)
+        mask = {
+            "expanded": base[:1, :12, :1].expand(3, 12, 24)[:, :, :12],
+            "transposed": base[:, :12, :12].transpose(1, 2),
+            "every second": base[:, ::2, ::2],
+        }[form]
+        assert not mask.is_contiguous()
+        assert_same_bits(differentiate(dynamic_loss, x, mask), differentiate(dynamic_loss, x, mask.contiguous()))
+
+
+# A view of a map [2, 20, 24, 30], and the formats of the map in which it is read where it lies.
+VIEWS: dict[str, tuple[Callable[[Tensor], Tensor], set[bool]]] = {
+    "crop": (lambda x: x[:, :, 3:-2, 2:-5], {False, True}),
+    "some channels": (lambda x: x[:, 2:9], {False, True}),
+    "one channel": (lambda x: x[:, 3:4], {False, True}),
+    "one column": (lambda x: x[..., 4:5], {False, True}),
+    "last image": (lambda x: x[1:], {False, True}),
+    "expanded images": (lambda x: x[:1].expand(3, -1, -1, -1), {False, True}),
+    "expanded rows": (lambda x: x[:, :, :1].expand(-1, -1, 9, -1), {False, True}),
+    "expanded columns": (lambda x: x[..., :1].expand(-1, -1, -1, 9), {True}),
+    "expanded channels": (lambda x: x[:, :1].expand(-1, 9, -1, -1), {False}),
+    "every second row": (lambda x: x[:, :, ::2], {False, True}),
+    "every second pixel": (lambda x: x[:, :, ::2, ::2], {True}),
+    "every second channel": (lambda x: x[:, ::2], {False}),
+    "transposed": (lambda x: x.transpose(2, 3), {True}),
+    "channels and rows exchanged": (lambda x: x.transpose(1, 2), {False}),
+    "flipped": (lambda x: x.flip(2, 3), {False, True}),
+}
+
+
+class TestMemory:
+    @each_dtype
+    @each_format
+    @pytest.mark.parametrize("view", VIEWS)
+    def test_views_are_read_where_they_lie(
+        self, view: str, dtype: torch.dtype, channels_last: bool, calls: list[dict[str, Any]]
+    ) -> None:
+        make, read_in_place = VIEWS[view]
+        x = make(response_map((2, 20, 24, 30), dtype, channels_last))
+        mask = holes(x.shape)
+        actual = differentiate(dynamic_loss, x, mask)
+        addresses = {call["x"] for call in calls}
+        assert (addresses == {x.data_ptr()}) == (channels_last in read_in_place)
+        dense = x.contiguous(memory_format=FORMATS[calls[0]["format"] == "channels_last" and x.shape[1] > 1])
+        assert_same_bits(actual, differentiate(dynamic_loss, dense, mask))
+
+    @each_dtype
+    def test_maps_at_odd_addresses(self, target: torch.device, dtype: torch.dtype) -> None:
+        x = response_map((1, 7, 9, 11), dtype).to(target)
+        shifted = torch.cat([x.new_zeros(1), x.flatten()])[1:].view_as(x)
+        assert_same_bits(differentiate(dynamic_loss, shifted), differentiate(dynamic_loss, x))
+
+    def test_lazily_negated_maps(self, device: torch.device) -> None:
+        x = torch.randn(1, 5, 6, 7, dtype=torch.complex64, device=device).conj().imag
+        assert x.is_neg()
+        assert_same_bits(differentiate(dynamic_loss, x), differentiate(dynamic_loss, x.resolve_neg().contiguous()))
+
+    @each_dtype
+    @each_format
+    @pytest.mark.parametrize("shape", [(2, 7, 5, 9), (1, 100, 110, 210)], ids=["small", "large"])
+    def test_gradient_is_in_the_format_and_type_of_the_map(
+        self, device: torch.device, shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool
+    ) -> None:
+        x = response_map(shape, dtype, channels_last).to(device)
+        actual = differentiate(dynamic_loss, x)
+        assert actual.grad_x.dtype == dtype
+        assert actual.grad_x.stride() == x.stride()
+        _, grad_x = dynamic_loss_and_grad(x)
+        assert grad_x.dtype == dtype
+        assert grad_x.stride() == x.stride()
+
+    @each_dtype
+    def test_types_of_the_output(self, device: torch.device, dtype: torch.dtype) -> None:
+        output = dynamic_loss(response_map((2, 7, 5, 9), dtype).to(device))
+        statistic = torch.float64 if dtype == torch.float64 else torch.float32
+        assert [getattr(output, name).dtype for name in ("loss", "similarity", "continuity")] == [statistic] * 3
+        assert output.weight.dtype == statistic
+        assert output.labels.dtype == output.label_counts.dtype == torch.int64
+        assert output.labels.shape == (2, 5, 9)
+        assert {tuple(part.shape) for part in output[:5]} == {(2,)}
+        assert all(part.device.type == device.type for part in output)
+
+    def test_gradients_outlive_the_calls_that_follow(self) -> None:
+        # Memory of large results is used again: only once nobody holds it any more.
+        x = response_map((1, 64, 130, 130))
+        _, first = dynamic_loss_and_grad(x)
+        truth = first.clone()
+        part = first[:, 3]
+        _, second = dynamic_loss_and_grad(-x)
+        assert torch.equal(first, truth)
+        assert not torch.equal(second, truth)
+        del first, second
+        _, third = dynamic_loss_and_grad(-x)
+        assert torch.equal(part, truth[:, 3])
+        del part, third
+        for _ in range(3):
+            assert torch.equal(dynamic_loss_and_grad(x)[1], truth)
+
+    def test_peak_is_the_gradient_and_the_labels(self) -> None:
+        script = """
+import torch
+from dynamicseg.ops import dynamic_loss, dynamic_loss_and_grad
+
+def resident(line):
+    with open("/proc/self/status") as status:
+        return next(int(text.split()[1]) * 1024 for text in status if text.startswith(line))
+
+def run(x):
+    grad_x, = torch.autograd.grad((output := dynamic_loss(x)).loss.sum(), x)
+    return output, grad_x
+
+run(torch.randn(1, 100, 30, 40, requires_grad=True))
+x = torch.randn(1, 100, 321, 481, requires_grad=True)
+with open("/proc/self/clear_refs", "w") as file:
+    file.write("5")
+before = resident("VmRSS")
+output, grad_x = run(x)
+print((resident("VmHWM") - before) / (grad_x.nbytes + output.labels.nbytes))
+"""
+        if not sys.platform.startswith("linux"):
+            pytest.skip("peak memory is read from /proc")
+        done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=False)
+        if "PermissionError" in done.stderr:
+            pytest.skip("the system does not let a process reset its peak memory")
+        assert done.returncode == 0, done.stderr
+        # Less than 1 would mean that the gradient was not measured.
+        assert 0.9 < float(done.stdout) < 1.1
+
+    def test_no_gradient_is_computed_where_none_is_wanted(
+        self, calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def backward(_: _native.DynamicLossParams) -> None:
+            raise AssertionError("a gradient was computed")
+
+        monkeypatch.setattr(_native, "dynamic_loss_backward", backward)
+        x = response_map((1, 7, 5, 9))
+        assert not dynamic_loss(x).loss.requires_grad
+        with torch.no_grad():
+            assert not dynamic_loss(x.requires_grad_()).loss.requires_grad
+        assert dynamic_loss(x).loss.requires_grad
+        assert [call["grad_x"] for call in calls] == [0, 0, 0]
+        with pytest.raises(AssertionError, match="a gradient was computed"):
+            torch.autograd.grad(dynamic_loss(x).loss, x)
+
+
+class TestDeterminism:
+    @each_format
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+    @pytest.mark.parametrize("shape", [(2, 17, 67, 131), (1, 90, 120, 211)], ids=str)
+    def test_same_bits_for_any_number_of_anyones_threads(
+        self,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        channels_last: bool,
+        threads: Callable[[int], None],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        x, mask = response_map(shape, dtype, channels_last), holes(shape)
+        first = differentiate(dynamic_loss, x, mask)
+        for _ in range(3):
+            assert_same_bits(differentiate(dynamic_loss, x, mask), first)
+        for openmp in (True, False):
+            if not openmp:
+                monkeypatch.setattr(_runtime, "openmp_parallel", lambda: 0)
+                _native.set_threads(1, 0)
+            for count in (1, 2, 3):
+                threads(count)
+                assert_same_bits(differentiate(dynamic_loss, x, mask), first)
+                assert _native.thread_count() == count
+                assert _native.uses_openmp() == (openmp and _runtime.openmp_parallel() != 0)
+
+    @each_format
+    def test_a_batch_is_its_images_one_by_one(self, target: torch.device, channels_last: bool) -> None:
+        x = response_map((3, 20, 31, 47), channels_last=channels_last).to(target)
+        mask = holes(x.shape).to(target)
+        output, grad_x = dynamic_loss_and_grad(x, mask=mask)
+        for image in range(3):
+            one = slice(image, image + 1)
+            alone, grad_alone = dynamic_loss_and_grad(x[one], mask=mask[one])
+            for together, single in zip(output, alone, strict=True):
+                assert torch.equal(together[one], single)
+            assert_gradients_close(grad_x[one] * 3, grad_alone, 1e-6)
+
+    def test_two_python_threads_at_once(self) -> None:
+        maps = [response_map((1, 30, 40 + i, 50), channels_last=i == 1) for i in range(2)]
+        expected = [differentiate(dynamic_loss, x) for x in maps]
+        start = threading.Barrier(len(maps))
+        failures: list[BaseException] = []
+
+        def work(index: int) -> None:
+            try:
+                start.wait()
+                for _ in range(30):
+                    assert_same_bits(differentiate(dynamic_loss, maps[index]), expected[index])
+            except BaseException as failure:
+                failures.append(failure)
+
+        workers = [threading.Thread(target=work, args=(index,)) for index in range(len(maps))]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        assert not failures
+
+
+class TestAutograd:
+    @each_weighting
+    @each_format
+    @pytest.mark.parametrize("masked", [False, True], ids=["no mask", "mask"])
+    def test_gradcheck(self, weighting: Weighting, channels_last: bool, masked: bool) -> None:
+        # Numbers 0.1 apart, so that no step of the check meets a tie or a kink.
+        x = (torch.randperm(2 * 3 * 4 * 5).reshape(2, 3, 4, 5) / 10).double()
+        x = x.contiguous(memory_format=FORMATS[channels_last]).requires_grad_()
+        mask = holes((2, 3, 4, 5)) if masked else None
+        assert torch.autograd.gradcheck(lambda x: dynamic_loss(x, weighting=weighting, mask=mask).loss, (x,))
+
+    def test_backward_twice(self, device: torch.device) -> None:
+        x = response_map((2, 7, 5, 9)).to(device).requires_grad_()
+        loss = dynamic_loss(x).loss.sum()
+        (first,) = torch.autograd.grad(loss, x, retain_graph=True)
+        (second,) = torch.autograd.grad(loss, x)
+        assert torch.equal(first, second)
+
+    def test_gradients_accumulate(self, device: torch.device) -> None:
+        x = response_map((2, 7, 5, 9)).to(device).requires_grad_()
+        (once,) = torch.autograd.grad(dynamic_loss(x).loss.sum(), x)
+        for _ in range(2):
+            torch.autograd.backward(dynamic_loss(x).loss.sum())
+        assert x.grad is not None
+        torch.testing.assert_close(x.grad, 2 * once)
+
+    @pytest.mark.parametrize("scale", [0.0, -3.0, 1e-3])
+    def test_scaled_by_the_arriving_gradient(self, device: torch.device, scale: float) -> None:
+        x = response_map((2, 7, 5, 9)).to(device).requires_grad_()
+        (grad_x,) = torch.autograd.grad(dynamic_loss(x).loss.sum(), x)
+        (scaled,) = torch.autograd.grad(dynamic_loss(x).loss.sum() * scale, x)
+        torch.testing.assert_close(scaled, grad_x * scale)
+
+    def test_each_image_by_its_own_arriving_gradient(self, device: torch.device) -> None:
+        x = response_map((3, 7, 5, 9)).to(device).requires_grad_()
+        scales = torch.tensor([2.0, 0.0, -0.5], device=device)
+        (grad_x,) = torch.autograd.grad(dynamic_loss(x).loss.sum(), x)
+        (scaled,) = torch.autograd.grad(dynamic_loss(x).loss, x, scales)
+        torch.testing.assert_close(scaled, grad_x * scales[:, None, None, None])
+
+    def test_only_the_loss_has_a_gradient(self, device: torch.device) -> None:
+        output = dynamic_loss(response_map((2, 7, 5, 9)).to(device).requires_grad_())
+        wanted = {"loss"}
+        assert {n for n in output._fields if getattr(output, n).requires_grad} == wanted
+
+    def test_a_map_changed_before_the_backward_pass_is_an_error(self) -> None:
+        x = response_map((1, 7, 5, 9)).requires_grad_()
+        changed = x * 1
+        loss = dynamic_loss(changed).loss.sum()
+        changed.zero_()
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            torch.autograd.grad(loss, x)
+
+    def test_a_second_derivative_is_an_error(self) -> None:
+        x = response_map((1, 7, 5, 9)).requires_grad_()
+        (grad_x,) = torch.autograd.grad(dynamic_loss(x).loss.sum(), x, create_graph=True)
+        with pytest.raises(RuntimeError):
+            torch.autograd.grad(grad_x.square().sum(), x)
+
+    @each_format
+    @pytest.mark.parametrize("shape", [(3, 7, 5, 9), (2, 100, 90, 80), (0, 3, 4, 5)], ids=str)
+    def test_loss_and_grad_is_the_mean_over_the_batch(
+        self, device: torch.device, shape: tuple[int, ...], channels_last: bool
+    ) -> None:
+        x, mask = response_map(shape, channels_last=channels_last).to(device), holes(shape).to(device)
+        output, grad_x = dynamic_loss_and_grad(x, mask=mask, weighting="scf")
+        leaf = x.requires_grad_()
+        expected = dynamic_loss(leaf, mask=mask, weighting="scf")
+        (grad_expected,) = torch.autograd.grad(expected.loss.mean(), leaf)
+        assert_same_bits(Result(output, grad_x), Result(expected._replace(loss=expected.loss.detach()), grad_expected))
+        assert not any(part.requires_grad for part in (*output, grad_x))
+
+    @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+    def test_loss_and_grad_without_autograd(self, mode: Callable[[], Any]) -> None:
+        x = response_map((1, 7, 5, 9))
+        _, expected = dynamic_loss_and_grad(x)
+        with mode():
+            assert torch.equal(dynamic_loss_and_grad(x)[1], expected)
+
+    def test_twenty_steps_of_training(self) -> None:
+        def train(loss: Callable[[Tensor], DynamicLossOutput]) -> tuple[list[float], Tensor]:
+            torch.manual_seed(1)
+            network = nn.Sequential(
+                nn.Conv2d(3, 12, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(12), nn.Conv2d(12, 12, 1)
+            ).double()
+            optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+            image = torch.rand(2, 3, 20, 24, dtype=torch.float64)
+            history = []
+            for _ in range(20):
+                optimizer.zero_grad()
+                value = loss(network(image)).loss.mean()
+                torch.autograd.backward(value)
+                optimizer.step()
+                history.append(value.item())
+            return history, nn.utils.parameters_to_vector(network.parameters()).detach()
+
+        history, weights = train(DynamicLoss("scf"))
+        expected_history, expected_weights = train(functools.partial(reference.dynamic_loss, weighting="scf"))
+        assert history == pytest.approx(expected_history, rel=1e-9)
+        assert history[-1] < history[0]
+        torch.testing.assert_close(weights, expected_weights, rtol=1e-8, atol=1e-8)
+
+
+class TestTorchLibrary:
+    @each_format
+    @each_dtype
+    @pytest.mark.parametrize("masked", [False, True], ids=["no mask", "mask"])
+    def test_opcheck(self, dtype: torch.dtype, channels_last: bool, masked: bool) -> None:
+        x = response_map((2, 5, 6, 7), dtype, channels_last)
+        mask = holes(x.shape) if masked else None
+        namespace = torch.ops.dynamicseg
+        for leaf in (x, x.clone().requires_grad_()):
+            torch.library.opcheck(namespace.dynamic_loss, (leaf, mask, "fsf", 15.0))
+        torch.library.opcheck(namespace.dynamic_loss_and_grad, (x, mask, "scf", 50.0))
+        _, _, _, weight, _, labels, logsumexp = namespace.dynamic_loss(x, mask, "fixed", 1.0)
+        arguments = (torch.ones_like(weight), x, mask, labels, logsumexp, weight)
+        torch.library.opcheck(namespace.dynamic_loss_backward, arguments)
+
+    def test_opcheck_of_large_results(self) -> None:
+        x = response_map((1, 100, 110, 101))
+        torch.library.opcheck(torch.ops.dynamicseg.dynamic_loss_and_grad, (x, None, "scf", 50.0))
+
+    # PyTorch's own, while it loads inductor.
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+    @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+    def test_compile(self, backend: str) -> None:
+        if backend == "inductor" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+            pytest.skip("inductor needs a C++ compiler")
+
+        def train(x: Tensor, mask: Tensor | None) -> tuple[DynamicLossOutput, Tensor]:
+            output = DynamicLoss("scf", reduction="none")(x * 2, mask)
+            return output, (output.loss * output.label_counts).sum()
+
+        torch.compiler.reset()
+        compiled = torch.compile(train, fullgraph=True, backend=backend)
+        for masked in (False, True):
+            x = response_map((2, 6, 11, 9)).requires_grad_()
+            mask = holes(x.shape) if masked else None
+            output, total = compiled(x, mask)
+            expected, expected_total = train(x, mask)
+            for part, true in zip(output, expected, strict=True):
+                torch.testing.assert_close(part, true)
+            (grad_x,) = torch.autograd.grad(total, x)
+            torch.testing.assert_close(grad_x, torch.autograd.grad(expected_total, x)[0])
+
+    @each_format
+    def test_export_with_dynamic_shapes(self, channels_last: bool) -> None:
+        sizes = {name: torch.export.Dim(name, min=2, max=512) for name in ("height", "width")}
+        exported = torch.export.export(
+            DynamicLoss(),
+            (response_map((2, 6, 11, 9), channels_last=channels_last),),
+            dynamic_shapes={"x": {2: sizes["height"], 3: sizes["width"]}},
+        )
+        x = response_map((2, 6, 23, 17), channels_last=channels_last)
+        actual = exported.module()(x)
+        for part, true in zip(actual, DynamicLoss()(x), strict=True):
+            assert torch.equal(part, true)
+
+
+def a_map() -> Tensor:
+    return torch.zeros(2, 3, 4, 5)
+
+
+A_MASK = torch.ones(2, 4, 5, dtype=torch.bool)
+
+# A call, and the kind of error, what was passed, and what should have been.
+MISTAKES: dict[str, tuple[Callable[[], object], type[Exception], str, str]] = {
+    "array": (lambda: dynamic_loss(np.zeros((1, 2, 3, 4))), TypeError, "ndarray", "torch.Tensor"),  # type: ignore[arg-type]
+    "3 dimensions": (lambda: dynamic_loss(a_map()[0]), ValueError, "[3, 4, 5]", "[B, C, H, W]"),
+    "5 dimensions": (lambda: dynamic_loss(a_map()[None]), ValueError, "[1, 2, 3, 4, 5]", "[B, C, H, W]"),
+    "no channel": (lambda: dynamic_loss(a_map()[:, :0]), ValueError, "[2, 0, 4, 5]", "C >= 1"),
+    "float16": (lambda: dynamic_loss(a_map().half()), TypeError, "torch.float16", "bfloat16"),
+    "int64": (lambda: dynamic_loss(a_map().long()), TypeError, "torch.int64", "float32"),
+    "weighting": (lambda: dynamic_loss(a_map(), weighting="FSF"), ValueError, "'FSF'", "fsf, scf, fixed"),  # type: ignore[arg-type]
+    "mu 0": (lambda: dynamic_loss(a_map(), mu=0), ValueError, "mu is 0.0", "> 0"),
+    "mu negative": (lambda: dynamic_loss(a_map(), mu=-1), ValueError, "mu is -1.0", "> 0"),
+    "mu nan": (lambda: dynamic_loss(a_map(), mu=NAN), ValueError, "mu is nan", "finite"),
+    "mu inf": (lambda: dynamic_loss(a_map(), mu=INF), ValueError, "mu is inf", "finite"),
+    "mask array": (lambda: dynamic_loss(a_map(), mask=A_MASK.numpy()), TypeError, "ndarray", "bool tensor"),  # type: ignore[arg-type]
+    "mask uint8": (lambda: dynamic_loss(a_map(), mask=A_MASK.byte()), TypeError, "torch.uint8", "bool tensor"),
+    "mask without batch": (lambda: dynamic_loss(a_map(), mask=A_MASK[0]), ValueError, "[4, 5]", "[B, H, W]"),
+    "mask transposed": (lambda: dynamic_loss(a_map(), mask=A_MASK.mT), ValueError, "[2, 5, 4]", "[B, H, W]"),
+    "mask elsewhere": (lambda: dynamic_loss(a_map(), mask=A_MASK.to("meta")), ValueError, "meta", "move"),
+    "loss and grad": (lambda: dynamic_loss_and_grad(a_map(), mu=0), ValueError, "mu is 0.0", "> 0"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_say_what_was_passed_and_what_is_wanted(mistake: str) -> None:
+    call, kind, got, wanted = MISTAKES[mistake]
+    with pytest.raises(kind, match=re.escape(got)) as raised:
+        call()
+    text = str(raised.value)
+    assert wanted in text
+    assert "\n" not in text
