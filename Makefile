@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO := build/demo
 SANITIZED := build/sanitized
+# The package as it is installed, with bench/ inside, for the type checker.
+TYPED := build/typed
 
 # A newer file than the sources of the native core means that the installed package is up to date.
 INSTALLED := $(VENV)/installed
@@ -50,7 +52,8 @@ lint: $(INSTALLED)  ## Check format, style and types.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
-	$(BIN)/mypy
+	@rm -rf $(TYPED) && mkdir -p $(TYPED) && cp -r dynamicseg $(TYPED)/ && cp -r bench $(TYPED)/dynamicseg/bench
+	MYPYPATH=$(TYPED) $(BIN)/mypy $(TYPED)/dynamicseg tests
 
 .PHONY: format
 format: $(INSTALLED)  ## Put sources into their format.

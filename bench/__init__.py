@@ -1,0 +1,1 @@
+"""Benchmarks that anyone can rerun; the commands are `dynamicseg bench`."""

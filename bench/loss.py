@@ -27,6 +27,12 @@ from functools import partial
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.table import Table
+from torch import Tensor
+
+from dynamicseg import io, ops
 from dynamicseg.bench.environment import environment
 from dynamicseg.bench.published import (
     Compiled,
@@ -50,12 +56,6 @@ from dynamicseg.bench.timing import (
     synchronizer,
     threads_set_to,
 )
-from rich.box import SIMPLE_HEAD
-from rich.console import Group
-from rich.table import Table
-from torch import Tensor
-
-from dynamicseg import io, ops
 from dynamicseg.losses import DynamicLoss
 from dynamicseg.ops._runtime import why
 
@@ -212,7 +212,7 @@ def cases(maps: Sequence[Tensor], compiled: Loss | None) -> dict[tuple[str, str]
 
     def forward_and_backward(loss: Loss) -> Case:
         def case(index: int) -> None:
-            loss(maps[index]).backward()  # type: ignore[no-untyped-call]
+            loss(maps[index]).backward()
             maps[index].grad = None
 
         return case
@@ -377,17 +377,17 @@ def _cells(result: dict[str, Any]) -> list[str]:
     return [
         result["competitor"],
         _short(ms["median"]),
-        f"{_short(ms['q20'])}-{_short(ms['q80'])}",
-        f"{result['gb_per_s']:.2f}",
-        f"{result['times_limit']:.2f}",
-        f"{result['speedup_over_eager']:.2f}",
-        "-" if over_compiled is None else f"{over_compiled:.2f}",
+        f"{_short(ms['q20'])} - {_short(ms['q80'])}",
+        *(_short(result[column]) for column in ("gb_per_s", "times_limit", "speedup_over_eager")),
+        "-" if over_compiled is None else _short(over_compiled),
         "-" if peak is None else f"{peak / 1e6:.0f}",
     ]
 
 
-def _short(ms: float) -> str:
-    return f"{ms:.4g}" if ms < 1000 else f"{ms:.0f}"
+def _short(number: float) -> str:
+    """With about three digits, five characters for anything from 0.001 to 99999."""
+    decimals = 3 if number < 1 else 2 if number < 10 else 1 if number < 100 else 0
+    return f"{number:.{decimals}f}"
 
 
 def write_json(report: dict[str, Any], path: str | os.PathLike[str]) -> None:

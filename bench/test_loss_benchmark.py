@@ -10,6 +10,7 @@ import itertools
 from typing import Any
 
 import pytest
+
 from dynamicseg.bench.loss import DTYPES, LAYOUTS, cases, response_maps
 from dynamicseg.bench.published import compiled_loss
 from dynamicseg.bench.timing import rotation

@@ -147,7 +147,7 @@ def copy_case(nbytes: int, *, input_sets: int, device: str = "cpu") -> Case:
     The buffers are as many as the input sets of the other cases (two at least), filled here: no page is touched for the
     first time in the timed region.
     """
-    buffers = [torch.zeros(nbytes, dtype=torch.uint8, device=device) for _ in range(max(input_sets, 2))]
+    buffers = [torch.ones(nbytes, dtype=torch.uint8, device=device) for _ in range(max(input_sets, 2))]
 
     def copy(index: int) -> None:
         buffers[(index + 1) % len(buffers)].copy_(buffers[index])

@@ -193,7 +193,7 @@ class Segmentation:
         """
         from skimage.segmentation import find_boundaries
 
-        thick = find_boundaries(self.labels, connectivity=1, mode="thick")  # type: ignore[no-untyped-call]
+        thick = find_boundaries(self.labels, connectivity=1, mode="thick")
         return np.asarray(thick, np.bool_)
 
     def overlay(self, alpha: float = 0.45) -> NDArray[np.uint8]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -61,6 +63,26 @@ def threads() -> Iterator[Callable[[int], None]]:
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """``run_python(code, NAME="value")``: runs it in a new process, with environment variables changed; None: unset."""
+
+    def run(code: str, **changes: str | None) -> subprocess.CompletedProcess[str]:
+        # -P and -S as in this process: they decide which dynamicseg is found.
+        flags = ["-P", "-S"] if sys.flags.no_site else ["-P"]
+        environment = {**os.environ, **changes}
+        return subprocess.run(
+            [sys.executable, *flags, "-c", code],
+            env={name: value for name, value in environment.items() if value is not None},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -59,7 +59,9 @@ def test_files_folders_and_globs_keep_their_places(tmp_path: Path) -> None:
     done = run("segment", "in", "more/y*.png", "-o", "out", "--max-steps", 1, "-v", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     stems = ["a/x", "b/x", "y1", "y2"]
-    assert files_in(tmp_path / "out") == sorted(f"{s}{t}" for s in stems for t in (".json", "_labels.png", "_overlay.png"))
+    assert files_in(tmp_path / "out") == sorted(
+        f"{s}{t}" for s in stems for t in (".json", "_labels.png", "_overlay.png")
+    )
     assert "4 images in out" in done.stderr
     assert "labels, 1 steps" in done.stderr
 
@@ -70,7 +72,9 @@ def test_bad_inputs_are_named_and_the_others_are_finished(tmp_path: Path) -> Non
     (tmp_path / "cut.png").write_bytes(good.read_bytes()[:200])
     (tmp_path / "nothing.png").touch()
     (tmp_path / "empty").mkdir()
-    tifffile.imwrite(tmp_path / "stack.tif", np.zeros((5, 20, 30), np.uint8), photometric="minisblack", metadata={"axes": "ZYX"})
+    tifffile.imwrite(
+        tmp_path / "stack.tif", np.zeros((5, 20, 30), np.uint8), photometric="minisblack", metadata={"axes": "ZYX"}
+    )
     nan = np.zeros((8, 9), np.float32)
     nan[2, 3] = np.nan
     tifffile.imwrite(tmp_path / "nan.tif", nan)

@@ -47,7 +47,7 @@ def test_a_wrong_value_is_named_in_one_line(options: dict[str, object], words: s
 
 
 def test_all_wrong_values_are_named_at_once() -> None:
-    with pytest.raises(ValueError, match="max_steps wants .*; seed wants"):
+    with pytest.raises(ValueError, match=r"max_steps wants .*; seed wants"):
         configure("paper", max_steps=0, seed=-1)
 
 
@@ -57,7 +57,7 @@ def test_an_unknown_preset_is_answered_with_the_known_ones() -> None:
 
 
 def test_an_unknown_option_is_a_type_error() -> None:
-    with pytest.raises(TypeError, match="'steps'.*max_steps"):
+    with pytest.raises(TypeError, match=r"'steps'.*max_steps"):
         configure("paper", steps=3)
 
 
@@ -65,4 +65,4 @@ def test_the_configuration_survives_json_and_cannot_be_changed() -> None:
     config = configure("paper", weighting="scf", seed=7)
     assert SegmenterConfig.model_validate_json(config.model_dump_json()) == config
     with pytest.raises(ValidationError):
-        config.seed = 1  # type: ignore[misc]
+        config.seed = 1

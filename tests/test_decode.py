@@ -232,8 +232,8 @@ class TestBadFiles:
         path = tmp_path / "x.tif"
         tifffile.imwrite(path, noise((8, 6)), metadata=None)
         with tifffile.TiffFile(path, mode="r+") as tiff:
-            tiff.pages[0].tags["ImageLength"].overwrite(30_000, dtype="I")
-            tiff.pages[0].tags["ImageWidth"].overwrite(30_000, dtype="I")
+            tiff.pages.first.tags["ImageLength"].overwrite(30_000, dtype="I")
+            tiff.pages.first.tags["ImageWidth"].overwrite(30_000, dtype="I")
         assert "too large" in refusal(path)
 
     def test_nan_names_count_and_place(self, tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ class TestTiff:
         for code, fatal in ((270, False), (258, True)):
             tifffile.imwrite(path, image, photometric="rgb", description="d" * 50, metadata=None)
             with tifffile.TiffFile(path) as tiff:
-                place = tiff.pages[0].tags[code].offset + 8
+                place = tiff.pages.first.tags[code].offset + 8
             data = bytearray(path.read_bytes())
             data[place : place + 4] = struct.pack("<I", 1 << 30)
             path.write_bytes(data)

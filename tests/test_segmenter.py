@@ -69,13 +69,11 @@ def test_16_bits_and_floats_of_the_same_values_are_the_same_image() -> None:
 
 def test_a_band_axis_can_be_named() -> None:
     bands_first = np.moveaxis(PHOTO, 2, 0)
-    assert np.array_equal(
-        ds.segment(bands_first, channel_axis=0, **QUICK).labels, ds.segment(PHOTO, **QUICK).labels
-    )
+    assert np.array_equal(ds.segment(bands_first, channel_axis=0, **QUICK).labels, ds.segment(PHOTO, **QUICK).labels)
 
 
 def test_one_pixel_is_refused_and_two_are_enough() -> None:
-    with pytest.raises(ValueError, match="1x1 pixel cannot be segmented: .* at least 2 pixels"):
+    with pytest.raises(ValueError, match=r"1x1 pixel cannot be segmented: .* at least 2 pixels"):
         ds.segment(np.full((1, 1, 3), 200, np.uint8))
     assert ds.segment(np.array([[10, 200]], np.uint8), **QUICK).labels.shape == (1, 2)
 

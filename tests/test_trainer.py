@@ -12,6 +12,7 @@ from torch import Tensor
 from dynamicseg import ops, reference
 from dynamicseg.config import configure
 from dynamicseg.trainer import StepRecord, train_on_image
+from dynamicseg.weighting import Weighting
 
 SMALL: dict[str, Any] = {"channels": 12, "max_steps": 6}
 
@@ -45,9 +46,9 @@ def test_the_first_steps_are_those_of_the_published_loop(small_photo: NDArray[np
 
 @pytest.mark.parametrize("weighting", ["fsf", "scf", "fixed"])
 def test_each_of_twenty_steps_has_the_published_loss_and_gradient(
-    small_photo: NDArray[np.uint8], weighting: reference.Weighting
+    small_photo: NDArray[np.uint8], weighting: Weighting
 ) -> None:
-    """Along the published trajectory, the fused loss gives the reference's loss, label count and parameter gradients."""
+    """Along the published trajectory, loss, label count and parameter gradients are those of the reference."""
     config = configure("paper", weighting=weighting)
     image = as_input(small_photo)
     torch.manual_seed(0)

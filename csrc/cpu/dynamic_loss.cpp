@@ -110,44 +110,57 @@ TileSums count_valid(const DynamicLossParams& params, std::int64_t image) {
   return counts;
 }
 
-void forward(const DynamicLossParams& params, const Tiling& tiling, const DynamicLossKernels& kernels) {
-  const std::int64_t words = ceil_div(params.shape.channels, 64);
-  std::vector<TileSums> sums(static_cast<std::size_t>(tiling.count()));
-  std::vector<std::uint64_t> alive(static_cast<std::size_t>(tiling.count() * words));
-  parallel_for(tiling.count(), [&](std::int64_t index) {
-    sums[static_cast<std::size_t>(index)] =
-        kernels.forward(params, tiling[index], alive.data() + index * words);
-  });
+// The labels that are alive in each tile: one bit a label.
+class AliveLabels {
+ public:
+  AliveLabels(const Tiling& tiling, std::int64_t channels)
+      : words_(ceil_div(channels, 64)), bits_(static_cast<std::size_t>(tiling.count() * words_)) {}
 
+  std::uint64_t* of_tile(std::int64_t index) { return bits_.data() + index * words_; }
+
+  // Number of distinct labels in the tiles from `begin` to `end`.
+  std::int64_t count(std::int64_t begin, std::int64_t end) const {
+    std::int64_t label_count = 0;
+    for (std::int64_t word = 0; word < words_; ++word) {
+      std::uint64_t alive = 0;
+      for (std::int64_t index = begin; index < end; ++index) {
+        alive |= bits_[static_cast<std::size_t>(index * words_ + word)];
+      }
+      label_count += std::popcount(alive);
+    }
+    return label_count;
+  }
+
+ private:
+  std::int64_t words_;
+  std::vector<std::uint64_t> bits_;
+};
+
+void write_label_counts(const DynamicLossParams& params, const Tiling& tiling, const AliveLabels& alive) {
+  for (std::int64_t image = 0; image < params.shape.batch; ++image) {
+    const std::int64_t label_count = alive.count(image * tiling.per_image(), (image + 1) * tiling.per_image());
+    params.label_counts[image] = label_count;
+    write_statistic(params.weight, params.dtype, image, dynamic_weight(params.weighting, params.mu, label_count));
+  }
+}
+
+void write_sums(const DynamicLossParams& params, const Tiling& tiling, const std::vector<TileSums>& sums) {
   for (std::int64_t image = 0; image < params.shape.batch; ++image) {
     TileSums total{};
-    std::vector<std::uint64_t> labels(static_cast<std::size_t>(words));
     for (std::int64_t index = image * tiling.per_image(); index < (image + 1) * tiling.per_image(); ++index) {
       add(total, sums[static_cast<std::size_t>(index)]);
-      for (std::int64_t word = 0; word < words; ++word) {
-        labels[static_cast<std::size_t>(word)] |= alive[static_cast<std::size_t>(index * words + word)];
-      }
     }
-    std::int64_t label_count = 0;
-    for (const std::uint64_t word : labels) label_count += std::popcount(word);
-
     const double similarity = mean_or_zero(total.similarity, total.pixels);
     const double continuity = mean_or_zero(total.vertical, total.vertical_pairs * params.shape.channels) +
                               mean_or_zero(total.horizontal, total.horizontal_pairs * params.shape.channels);
-    const double weight = dynamic_weight(params.weighting, params.mu, label_count);
-    params.label_counts[image] = label_count;
+    const double weight = dynamic_weight(params.weighting, params.mu, params.label_counts[image]);
     write_statistic(params.similarity, params.dtype, image, similarity);
     write_statistic(params.continuity, params.dtype, image, continuity);
-    write_statistic(params.weight, params.dtype, image, weight);
     write_statistic(params.loss, params.dtype, image, similarity + weight * continuity);
   }
 }
 
-void backward(const DynamicLossParams& params, const Tiling& tiling, const DynamicLossKernels& kernels) {
-  const std::int64_t element = params.dtype == DType::float64 ? 8 : params.dtype == DType::float32 ? 4 : 2;
-  const std::int64_t bytes =
-      params.shape.batch * params.shape.channels * params.shape.height * params.shape.width * element;
-
+std::vector<GradientScales> gradient_scales(const DynamicLossParams& params) {
   std::vector<GradientScales> scales;
   for (std::int64_t image = 0; image < params.shape.batch; ++image) {
     const TileSums counts = count_valid(params, image);
@@ -157,12 +170,52 @@ void backward(const DynamicLossParams& params, const Tiling& tiling, const Dynam
                       grad_continuity * share_of_mean(counts.vertical_pairs * params.shape.channels),
                       grad_continuity * share_of_mean(counts.horizontal_pairs * params.shape.channels)});
   }
+  return scales;
+}
+
+bool streams_gradient(const DynamicLossParams& params) {
+  const std::int64_t element = params.dtype == DType::float64 ? 8 : params.dtype == DType::float32 ? 4 : 2;
+  const MapShape& shape = params.shape;
+  return shape.batch * shape.channels * shape.height * shape.width * element >= kStreamedBytes;
+}
+
+void forward(const DynamicLossParams& params, const Tiling& tiling, const DynamicLossKernels& kernels) {
+  std::vector<TileSums> sums(static_cast<std::size_t>(tiling.count()));
+  AliveLabels alive(tiling, params.shape.channels);
+  parallel_for(tiling.count(), [&](std::int64_t index) {
+    sums[static_cast<std::size_t>(index)] = kernels.forward(params, tiling[index], alive.of_tile(index));
+  });
+  write_label_counts(params, tiling, alive);
+  write_sums(params, tiling, sums);
+}
+
+void backward(const DynamicLossParams& params, const Tiling& tiling, const DynamicLossKernels& kernels) {
+  const std::vector<GradientScales> scales = gradient_scales(params);
+  const bool stream = streams_gradient(params);
   // Backwards through the map: its end is what the forward pass has left in the caches.
   const std::int64_t last = tiling.count() - 1;
   parallel_for(tiling.count(), [&](std::int64_t index) {
     const Tile tile = tiling[last - index];
-    kernels.backward(params, tile, scales[static_cast<std::size_t>(tile.image)], bytes >= kStreamedBytes);
+    kernels.backward(params, tile, scales[static_cast<std::size_t>(tile.image)], stream);
   });
+}
+
+void label_and_measure(const DynamicLossParams& params, const Tiling& tiling, const DynamicLossKernels& kernels) {
+  AliveLabels alive(tiling, params.shape.channels);
+  parallel_for(tiling.count(), [&](std::int64_t index) { kernels.label(params, tiling[index], alive.of_tile(index)); });
+  write_label_counts(params, tiling, alive);
+
+  std::vector<TileSums> sums(static_cast<std::size_t>(tiling.count()));
+  const std::vector<GradientScales> scales = gradient_scales(params);
+  const bool stream = streams_gradient(params);
+  // Backwards, as above.
+  const std::int64_t last = tiling.count() - 1;
+  parallel_for(tiling.count(), [&](std::int64_t index) {
+    const Tile tile = tiling[last - index];
+    sums[static_cast<std::size_t>(last - index)] =
+        kernels.measure(params, tile, scales[static_cast<std::size_t>(tile.image)], stream);
+  });
+  write_sums(params, tiling, sums);
 }
 
 }  // namespace
@@ -170,6 +223,10 @@ void backward(const DynamicLossParams& params, const Tiling& tiling, const Dynam
 void dynamic_loss_cpu(const DynamicLossParams& params) {
   const Tiling tiling(params.shape);
   const DynamicLossKernels kernels = kernels_of_active_instruction_set(params);
+  if (params.grad_x != nullptr && kernels.label != nullptr) {
+    label_and_measure(params, tiling, kernels);
+    return;
+  }
   forward(params, tiling, kernels);
   if (params.grad_x != nullptr) backward(params, tiling, kernels);
 }

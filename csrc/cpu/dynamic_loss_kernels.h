@@ -34,6 +34,11 @@ struct GradientScales {
 };
 
 struct DynamicLossKernels {
+  // For a call that wants the gradient as well: the labels of a tile, setting the bit of each in `alive`; and when the
+  // labels of all tiles are known, its sums and gradient, in one reading of the map. Where `label` is null there is no
+  // such pair, and the pair below does that as well, in as many readings but with more arithmetic.
+  void (*label)(const DynamicLossParams& params, const Tile& tile, std::uint64_t* alive);
+  TileSums (*measure)(const DynamicLossParams& params, const Tile& tile, const GradientScales& scales, bool stream);
   // Labels, logsumexp and the sums of a tile; sets the bit of each label in `alive`, of ceil(C / 64) words.
   TileSums (*forward)(const DynamicLossParams& params, const Tile& tile, std::uint64_t* alive);
   // The gradient of a tile. `stream`: write past the caches.

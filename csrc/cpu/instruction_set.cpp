@@ -60,7 +60,8 @@ void set_instruction_set(const std::string& name) {
     }
     known += known.empty() ? name_of(set) : std::string(", ") + name_of(set);
   }
-  throw std::invalid_argument("instruction set '" + name + "' is not one that this processor runs: choose from " + known);
+  throw std::invalid_argument("instruction set '" + name + "' is not one that this processor runs: choose from " +
+                              known);
 }
 
 }  // namespace dynamicseg

@@ -10,8 +10,7 @@ void parallel_for(std::int64_t count, void (*task)(void* context, std::int64_t i
 
 template <class Body>
 void parallel_for(std::int64_t count, Body body) {
-  parallel_for(
-      count, [](void* context, std::int64_t index) { (*static_cast<Body*>(context))(index); }, &body);
+  parallel_for(count, [](void* context, std::int64_t index) { (*static_cast<Body*>(context))(index); }, &body);
 }
 
 }  // namespace dynamicseg

@@ -100,7 +100,12 @@ DYNAMICSEG_INLINE Integers<Value> as_bits(Values<Value> values) {
 typedef std::uint16_t HalfWords __attribute__((vector_size(kVectorBytes / 2)));
 
 DYNAMICSEG_INLINE Values<float> widen(HalfWords bfloats) {
+#if defined(__AVX512F__)
+  return (Values<float>)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)bfloats),
+                                          16);  // compilers take three times as many
+#else
   return as_values<float>(__builtin_convertvector(bfloats, Integers<float>) << 16);
+#endif
 }
 
 // Nearest bfloat16, ties to even; a NaN stays a NaN.
@@ -110,7 +115,12 @@ DYNAMICSEG_INLINE HalfWords narrow(Values<float> values) {
   std::memcpy(&words, &values, sizeof words);
   const Words rounded = (words + 0x7fffu + ((words >> 16) & 1u)) >> 16;
   const Words quiet_nan = (words >> 16) | 0x40u;
-  return __builtin_convertvector(values == values ? rounded : quiet_nan, HalfWords);
+  const Words result = values == values ? rounded : quiet_nan;
+#if defined(__AVX512F__)
+  return (HalfWords)_mm512_cvtepi32_epi16((__m512i)result);
+#else
+  return __builtin_convertvector(result, HalfWords);
+#endif
 }
 
 DYNAMICSEG_INLINE Values<float> load(const float* source) {
@@ -141,6 +151,15 @@ DYNAMICSEG_INLINE void store(BFloat16* target, Values<float> values) {
   std::memcpy(target, &halves, sizeof halves);
 }
 
+DYNAMICSEG_INLINE float value_of(float element) { return element; }
+DYNAMICSEG_INLINE double value_of(double element) { return element; }
+DYNAMICSEG_INLINE float value_of(BFloat16 element) {
+  const std::uint32_t word = static_cast<std::uint32_t>(element.bits) << 16;
+  float value;
+  std::memcpy(&value, &word, sizeof value);
+  return value;
+}
+
 // The first `count` lanes from memory, the others from `rest`.
 template <class Storage>
 DYNAMICSEG_INLINE Values<Compute<Storage>> load_first(const Storage* source, int count, Values<Compute<Storage>> rest) {
@@ -155,14 +174,7 @@ DYNAMICSEG_INLINE Values<Compute<Storage>> load_first(const Storage* source, int
   {
     Values<Compute<Storage>> values = rest;
     for (int lane = 0; lane < count; ++lane) {
-      if constexpr (std::is_same_v<Storage, BFloat16>) {
-        const std::uint32_t word = static_cast<std::uint32_t>(source[lane].bits) << 16;
-        float value;
-        std::memcpy(&value, &word, sizeof value);
-        values[lane] = value;
-      } else {
-        values[lane] = source[lane];
-      }
+      values[lane] = value_of(source[lane]);
     }
     return values;
   }
@@ -217,6 +229,8 @@ DYNAMICSEG_INLINE void finish_stream() {
   _mm_sfence();
 #endif
 }
+
+DYNAMICSEG_INLINE std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 
 // ---- loops ----------------------------------------------------------------------------------------------------------
 
@@ -396,10 +410,12 @@ DYNAMICSEG_INLINE Values<float> exp_nonpositive(Values<float> v) {
   p = p * rest + 4.1665795894e-2f;
   p = p * rest + 1.6666665459e-1f;
   p = p * rest + 5.0000001201e-1f;
-  const Values<float> mantissa = p * rest * rest + rest + 1.0f;
-  const Values<float> result = as_values<float>(as_bits<float>(mantissa) + (as_bits<float>(shifted) << 23));
-  const Values<float> kept = v < -87.0f ? Values<float>{} : result;
-  return v == v ? kept : v;
+  const Values<float> mantissa = (p * rest + 1.0f) * rest + 1.0f;
+  // Without sign: far below 0, where the result is dropped, the sum wraps around.
+  typedef std::uint32_t Words __attribute__((vector_size(kVectorBytes)));
+  constexpr std::uint32_t kOne = 0x3f800000u;
+  const Words power_of_two = ((Words)as_bits<float>(shifted) << 23) + kOne;
+  return v < -87.0f ? Values<float>{} : mantissa * as_values<float>((Integers<float>)power_of_two);
 }
 
 DYNAMICSEG_INLINE Values<double> exp_nonpositive(Values<double> v) {
@@ -412,7 +428,8 @@ DYNAMICSEG_INLINE Values<float> log_positive(Values<float> v) {
   constexpr std::int32_t kSqrtHalf = 0x3f3504f3;
   const Integers<float> offset = as_bits<float>(v) - kSqrtHalf;
   const Values<float> exponent = __builtin_convertvector(offset >> 23, Values<float>);
-  const Values<float> m = as_values<float>((offset & 0x007fffff) + kSqrtHalf) - 1.0f;  // in sqrt(1/2) - 1 .. sqrt(2) - 1
+  const Values<float> m =
+      as_values<float>((offset & 0x007fffff) + kSqrtHalf) - 1.0f;  // in sqrt(1/2) - 1 .. sqrt(2) - 1
   const Values<float> square = m * m;
   Values<float> p = m * 7.0376836292e-2f - 1.1514610310e-1f;
   p = p * m + 1.1676998740e-1f;

@@ -12,13 +12,7 @@ from typing import Literal
 
 import torch
 
-try:
-    from dynamicseg import _native
-except ImportError as error:
-    raise ImportError(
-        f"the compiled module of dynamicseg cannot be loaded ({error}): install the package with `pip install .`, "
-        "and do not run Python from the source folder without -P"
-    ) from error
+from dynamicseg import _native
 
 BACKEND_VARIABLE = "DYNAMICSEG_BACKEND"
 INSTRUCTION_SET_VARIABLE = "DYNAMICSEG_INSTRUCTION_SET"

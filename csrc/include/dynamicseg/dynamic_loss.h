@@ -38,9 +38,9 @@ struct DynamicLossParams {
   void* loss;                  // [B], Statistic
 
   // Written by the backward pass; null: not wanted.
-  void* grad_x;            // [B, C, H, W], `dtype`, `grad_strides`, same format as x
+  void* grad_x;  // [B, C, H, W], `dtype`, `grad_strides`, same format as x
   MapStrides grad_strides;
-  const void* grad_loss;   // [B], Statistic: the gradient that arrives for each image's loss
+  const void* grad_loss;  // [B], Statistic: the gradient that arrives for each image's loss
 };
 
 // Forward, and backward as well where `grad_x` is given.

@@ -1,0 +1,352 @@
+// dynamic_loss of channels-last maps: the channels of one pixel fill the lanes. Part of dynamic_loss_kernels.cpp.
+#pragma once
+
+#include "cpu/dynamic_loss_image.h"
+
+namespace dynamicseg {
+namespace DYNAMICSEG_ISA {
+namespace {
+
+// The row below is what a tile reads first; it is asked for this many pixels ahead, because the processor's own
+// prefetching stops at the end of each memory page.
+constexpr std::int64_t kPixelsAhead = 8;
+
+// Elements of the map that are worked on together, in the first-level cache: a few pixels.
+constexpr std::int64_t kBlock = 1024;
+
+template <class Storage>
+DYNAMICSEG_INLINE std::int64_t pixels_in_block(const Image<Storage>& image) {
+  return image.channels < kBlock ? kBlock / image.channels : 1;
+}
+
+template <int kBy, class Value>
+DYNAMICSEG_INLINE void fold_winners(Values<Value>& value, Integers<Value>& label) {
+  if constexpr (kBy < kLanes<Value>) {
+    const Values<Value> other_value = rotate<kBy>(value);
+    const Integers<Value> other_label = rotate<kBy>(label);
+    const Integers<Value> other_wins =
+        takes_label<Value>(other_value, value) | (~takes_label<Value>(value, other_value) & (other_label < label));
+    value = other_wins ? other_value : value;
+    label = other_wins ? other_label : label;
+    fold_winners<kBy * 2, Value>(value, label);
+  }
+}
+
+// The label of any pixel, infinities and NaN included.
+template <class Storage, class Value = Compute<Storage>>
+DYNAMICSEG_INLINE std::int64_t label_of_any(const Storage* pixel, std::int64_t channels) {
+  const Values<Value> lowest = broadcast<Value>(-std::numeric_limits<Value>::infinity());
+  Values<Value> best = lowest;
+  Integers<Value> label = lane_numbers<Value>();
+  Integers<Value> channel = label;
+  for_lanes<Value>(channels, [&](std::int64_t begin, auto count) __attribute__((always_inline)) {
+    const Values<Value> value = load(pixel + begin, count, lowest);
+    const Integers<Value> takes = takes_label<Value>(value, best);
+    best = takes ? value : best;
+    label = takes ? channel : label;
+    channel += kLanes<Value>;
+  });
+  fold_winners<1, Value>(best, label);
+  return label[0];
+}
+
+// The label of a pixel of finite numbers, in half the time. `poison` becomes NaN if there is another.
+template <class Storage, class Value = Compute<Storage>>
+DYNAMICSEG_INLINE std::int64_t label_of_finite(const Storage* pixel, std::int64_t channels, std::int64_t ahead,
+                                               Values<Value>& poison) {
+  const Values<Value> lowest = broadcast<Value>(-std::numeric_limits<Value>::infinity());
+  constexpr auto kNone = std::numeric_limits<typename VectorOf<Value>::Integer>::max();
+  Values<Value> tops = lowest;
+  for_lanes<Value>(channels, [&](std::int64_t begin, auto count) __attribute__((always_inline)) {
+    __builtin_prefetch(pixel + ahead + begin);
+    tops = greater(load(pixel + begin, count, lowest), tops);
+    poison += load(pixel + begin, count, Values<Value>{}) * Value(0);
+  });
+  const Value top = max_of_lanes(tops);
+  Integers<Value> label = Integers<Value>{} + kNone;
+  Integers<Value> channel = lane_numbers<Value>();
+  for_lanes<Value>(channels, [&](std::int64_t begin, auto count) __attribute__((always_inline)) {
+    const Integers<Value> candidate = load(pixel + begin, count, lowest) == top ? channel : Integers<Value>{} + kNone;
+    label = candidate < label ? candidate : label;
+    channel += kLanes<Value>;
+  });
+  return min_of_lanes(label);
+}
+
+template <class Storage>
+DYNAMICSEG_INLINE void label_row(const Image<Storage>& image, const Tile& tile, std::int64_t row, std::int64_t ahead,
+                                 std::uint64_t* alive) {
+  using Value = Compute<Storage>;
+  std::int64_t* labels = image.labels + row * image.width;
+  Values<Value> poison{};
+  for (std::int64_t column = tile.column_begin; column < tile.column_end; ++column) {
+    labels[column] =
+        image.valid(row, column) ? label_of_finite(image.pixel(row, column), image.channels, ahead, poison) : -1;
+  }
+  const double poisoned = sum_of_lanes(poison);
+  for (std::int64_t column = tile.column_begin; column < tile.column_end; ++column) {
+    if (labels[column] < 0) continue;
+    if (poisoned != 0) labels[column] = label_of_any(image.pixel(row, column), image.channels);
+    mark_alive(alive, labels[column]);
+  }
+}
+
+template <class Storage>
+void label_channels_last(const DynamicLossParams& params, const Tile& tile, std::uint64_t* alive) {
+  const Image<Storage> image(params, tile.image);
+  const std::int64_t ahead = kPixelsAhead * image.strides.width;
+  for (std::int64_t row = tile.row_begin; row < tile.row_end; ++row) label_row(image, tile, row, ahead, alive);
+}
+
+// A pixel and its neighbours. Where there is no valid neighbour the pixel stands in for it: the sign of their
+// difference is 0, and their difference is not added.
+template <class Storage>
+struct Neighbourhood {
+  const Storage *here, *up, *down, *left, *right;
+  int flags;
+
+  __attribute__((always_inline)) Neighbourhood(const Image<Storage>& image, std::int64_t row, std::int64_t column)
+      : here(image.pixel(row, column)), flags(image.flags(row, column)) {
+    up = flags & kUp ? here - image.strides.height : here;
+    down = flags & kDown ? here + image.strides.height : here;
+    left = flags & kLeft ? here - image.strides.width : here;
+    right = flags & kRight ? here + image.strides.width : here;
+  }
+};
+
+// The gradient's scales, as they are computed with.
+template <class Value>
+struct Scales {
+  Value similarity, vertical, horizontal;
+
+  explicit Scales(const GradientScales& s)
+      : similarity(static_cast<Value>(s.similarity)),
+        vertical(static_cast<Value>(s.vertical)),
+        horizontal(static_cast<Value>(s.horizontal)) {}
+};
+
+// The sums over one tile, while they grow.
+template <class Value>
+struct GrowingSums {
+  LongSum<Value> similarity, vertical, horizontal;
+  std::int64_t pixels = 0, vertical_pairs = 0, horizontal_pairs = 0;
+
+  __attribute__((always_inline)) void add_pixel(int flags, Values<Value> down_differences,
+                                                Values<Value> right_differences) {
+    if (flags & kDown) vertical.add(down_differences);
+    if (flags & kRight) horizontal.add(right_differences);
+    pixels += 1;
+    vertical_pairs += (flags & kDown) != 0;
+    horizontal_pairs += (flags & kRight) != 0;
+  }
+
+  TileSums total() const {
+    return {similarity.total(), vertical.total(), horizontal.total(), pixels, vertical_pairs, horizontal_pairs};
+  }
+};
+
+// Adds the similarity of `count` pixels, from their greatest response and their sum of exponentials below it; returns
+// nothing but writes logsumexp where it is wanted.
+template <class Value>
+DYNAMICSEG_INLINE void add_similarity(GrowingSums<Value>& sums, const Value* top, const Value* exp_sum,
+                                      std::int64_t count, Value* logsumexp) {
+  for_lanes<Value>(count, [&](std::int64_t begin, auto lanes) __attribute__((always_inline)) {
+    const Values<Value> tops = load(top + begin, lanes, Values<Value>{});
+    const Values<Value> log_sum = log_positive(load(exp_sum + begin, lanes, broadcast<Value>(1)));
+    sums.similarity.add(log_sum + (tops - tops));  // NaN where the top is infinite
+    if (logsumexp != nullptr) store(logsumexp + begin, lanes, tops + log_sum);
+  });
+}
+
+template <class Storage>
+TileSums forward_channels_last(const DynamicLossParams& params, const Tile& tile, std::uint64_t* alive) {
+  using Value = Compute<Storage>;
+  const Image<Storage> image(params, tile.image);
+  const Values<Value> lowest = broadcast<Value>(-std::numeric_limits<Value>::infinity());
+  const std::int64_t ahead = image.strides.height + kPixelsAhead * image.strides.width;
+  GrowingSums<Value> sums;
+  Value top[kTileColumns];
+  Value exp_sum[kTileColumns];
+
+  for (std::int64_t row = tile.row_begin; row < tile.row_end; ++row) {
+    label_row(image, tile, row, ahead, alive);
+    for (std::int64_t column = tile.column_begin; column < tile.column_end; ++column) {
+      const std::int64_t i = column - tile.column_begin;
+      const Neighbourhood<Storage> pixel(image, row, column);
+      top[i] = 0;
+      exp_sum[i] = 1;  // its logarithm, 0, adds nothing to the similarity
+      if (!(pixel.flags & kValid)) continue;
+      top[i] = value_of(pixel.here[image.labels[row * image.width + column]]);
+      Values<Value> exp_sums{}, down_differences{}, right_differences{};
+      for_lanes<Value>(image.channels, [&](std::int64_t begin, auto count) __attribute__((always_inline)) {
+        const Values<Value> rest{};
+        const Values<Value> x = load(pixel.here + begin, count, rest);
+        exp_sums += exp_nonpositive(load(pixel.here + begin, count, lowest) - top[i]);
+        down_differences += absolute<Value>(load(pixel.down + begin, count, rest) - x);
+        right_differences += absolute<Value>(load(pixel.right + begin, count, rest) - x);
+      });
+      exp_sum[i] = static_cast<Value>(sum_of_lanes(exp_sums));
+      sums.add_pixel(pixel.flags, down_differences, right_differences);
+    }
+    add_similarity(sums, top, exp_sum, tile.column_end - tile.column_begin,
+                   image.logsumexp + row * image.width + tile.column_begin);
+  }
+  return sums.total();
+}
+
+// A block of pixels of the gradient. Where it is streamed, it is gathered first, to be written out in one piece.
+template <class Storage>
+class GradientBlock {
+ public:
+  __attribute__((always_inline)) GradientBlock(const DynamicLossParams& params, const Tile& tile, std::int64_t row,
+                                               std::int64_t column, bool stream)
+      : target_(static_cast<Storage*>(params.grad_x) + tile.image * params.grad_strides.batch +
+                row * params.grad_strides.height + column * params.grad_strides.width),
+        channels_(params.shape.channels),
+        stride_(params.grad_strides.width),
+        stream_(stream && channels_ <= kBlock && stride_ == channels_) {}
+
+  __attribute__((always_inline)) Storage* pixel(std::int64_t i) {
+    return stream_ ? gathered_ + i * channels_ : target_ + i * stride_;
+  }
+  __attribute__((always_inline)) void write(std::int64_t pixels) const {
+    if (stream_) stream_copy(target_, gathered_, pixels * channels_ * static_cast<int>(sizeof(Storage)));
+  }
+
+ private:
+  Storage* target_;
+  std::int64_t channels_, stride_;
+  bool stream_;
+  alignas(kVectorBytes) Storage gathered_[kBlock];
+};
+
+template <class Storage>
+DYNAMICSEG_INLINE void write_zero(Storage* grad, std::int64_t channels) {
+  for (std::int64_t c = 0; c < channels; ++c) grad[c] = Storage{};
+}
+
+template <class Storage>
+void backward_channels_last(const DynamicLossParams& params, const Tile& tile, const GradientScales& gradient_scales,
+                            bool stream) {
+  using Value = Compute<Storage>;
+  using Integer = typename VectorOf<Value>::Integer;
+  const Image<Storage> image(params, tile.image);
+  const Scales<Value> scales(gradient_scales);
+  const std::int64_t block_pixels = pixels_in_block(image);
+  const std::int64_t ahead = image.strides.height + kPixelsAhead * image.strides.width;
+
+  for (std::int64_t row = tile.row_begin; row < tile.row_end; ++row) {
+    for (std::int64_t first = tile.column_begin; first < tile.column_end; first += block_pixels) {
+      const std::int64_t pixels = smaller(block_pixels, tile.column_end - first);
+      GradientBlock<Storage> block(params, tile, row, first, stream);
+      for (std::int64_t i = 0; i < pixels; ++i) {
+        const Neighbourhood<Storage> pixel(image, row, first + i);
+        Storage* grad = block.pixel(i);
+        if (!(pixel.flags & kValid)) {
+          write_zero(grad, image.channels);
+          continue;
+        }
+        const Value logsumexp = image.logsumexp[row * image.width + first + i];
+        const auto label = static_cast<Integer>(image.labels[row * image.width + first + i]);
+        Integers<Value> channel = lane_numbers<Value>();
+        for_lanes<Value>(image.channels, [&](std::int64_t begin, auto count) __attribute__((always_inline)) {
+          __builtin_prefetch(pixel.here + ahead + begin);
+          const Values<Value> rest{};
+          const Values<Value> x = load(pixel.here + begin, count, rest);
+          const auto sign_to = [&](const Storage* neighbour) __attribute__((always_inline)) {
+            return sign_of_difference<Value>(x, load(neighbour + begin, count, rest));
+          };
+          const Values<Value> softmax = exp_nonpositive(x - logsumexp);
+          const Values<Value> one_hot = channel == label ? broadcast<Value>(1) : rest;
+          store(grad + begin, count,
+                (softmax - one_hot) * scales.similarity + (sign_to(pixel.up) + sign_to(pixel.down)) * scales.vertical +
+                    (sign_to(pixel.left) + sign_to(pixel.right)) * scales.horizontal);
+          channel += kLanes<Value>;
+        });
+      }
+      block.write(pixels);
+    }
+  }
+  if (stream) finish_stream();
+}
+
+// Sums and gradient of a tile whose labels are known, in one reading of the map: what is not yet divided by the sum of
+// exponentials waits in the first-level cache, a few pixels at a time.
+template <class Storage>
+TileSums measure_channels_last(const DynamicLossParams& params, const Tile& tile, const GradientScales& gradient_scales,
+                               bool stream) {
+  using Value = Compute<Storage>;
+  const Image<Storage> image(params, tile.image);
+  const Scales<Value> scales(gradient_scales);
+  const std::int64_t channels = image.channels;
+  const std::int64_t block_pixels = pixels_in_block(image);
+  const std::int64_t ahead = image.strides.height + kPixelsAhead * image.strides.width;
+  const Values<Value> lowest = broadcast<Value>(-std::numeric_limits<Value>::infinity());
+  GrowingSums<Value> sums;
+  alignas(kVectorBytes) Value exponentials[kBlock];
+  alignas(kVectorBytes) Value grad_continuity[kBlock];
+  Value top[kBlock];
+  Value exp_sum[kBlock];
+
+  for (std::int64_t row = tile.row_begin; row < tile.row_end; ++row) {
+    const std::int64_t* labels = image.labels + row * image.width;
+    for (std::int64_t first = tile.column_begin; first < tile.column_end; first += block_pixels) {
+      const std::int64_t pixels = smaller(block_pixels, tile.column_end - first);
+      GradientBlock<Storage> block(params, tile, row, first, stream);
+      for (std::int64_t i = 0; i < pixels; ++i) {
+        const Neighbourhood<Storage> pixel(image, row, first + i);
+        top[i] = 0;
+        exp_sum[i] = 1;  // its logarithm, 0, adds nothing to the similarity
+        if (!(pixel.flags & kValid)) continue;
+        top[i] = value_of(pixel.here[labels[first + i]]);
+        Values<Value> exp_sums{}, down_differences{}, right_differences{};
+        for_lanes<Value>(channels, [&](std::int64_t begin, auto count) __attribute__((always_inline)) {
+          __builtin_prefetch(pixel.here + ahead + begin);
+          const Values<Value> rest{};
+          const Values<Value> x = load(pixel.here + begin, count, rest);
+          const Values<Value> exponential = exp_nonpositive(load(pixel.here + begin, count, lowest) - top[i]);
+          exp_sums += exponential;
+          store(exponentials + i * channels + begin, count, exponential);
+
+          const Values<Value> down = load(pixel.down + begin, count, rest);
+          const Values<Value> right = load(pixel.right + begin, count, rest);
+          const Values<Value> down_sign = sign_of_difference<Value>(x, down);
+          const Values<Value> right_sign = sign_of_difference<Value>(x, right);
+          down_differences += (x - down) * down_sign;
+          right_differences += (x - right) * right_sign;
+          const Values<Value> vertical = sign_of_difference<Value>(x, load(pixel.up + begin, count, rest)) + down_sign;
+          const Values<Value> horizontal =
+              sign_of_difference<Value>(x, load(pixel.left + begin, count, rest)) + right_sign;
+          store(grad_continuity + i * channels + begin, count,
+                vertical * scales.vertical + horizontal * scales.horizontal);
+        });
+        exp_sum[i] = static_cast<Value>(sum_of_lanes(exp_sums));
+        exponentials[i * channels + labels[first + i]] -= exp_sum[i];  // the one-hot label
+        sums.add_pixel(pixel.flags, down_differences, right_differences);
+      }
+      add_similarity<Value>(sums, top, exp_sum, pixels, nullptr);
+
+      for (std::int64_t i = 0; i < pixels; ++i) {
+        Storage* grad = block.pixel(i);
+        if (labels[first + i] < 0) {
+          write_zero(grad, channels);
+          continue;
+        }
+        const Value share = scales.similarity / exp_sum[i];
+        for_lanes<Value>(channels, [&](std::int64_t begin, auto count) __attribute__((always_inline)) {
+          const Values<Value> rest{};
+          store(grad + begin, count,
+                load(exponentials + i * channels + begin, count, rest) * share +
+                    load(grad_continuity + i * channels + begin, count, rest));
+        });
+      }
+      block.write(pixels);
+    }
+  }
+  if (stream) finish_stream();
+  return sums.total();
+}
+
+}  // namespace
+}  // namespace DYNAMICSEG_ISA
+}  // namespace dynamicseg
