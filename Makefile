@@ -38,14 +38,14 @@ $(INSTALLED): $(VENV)/bin/python $(CORE)
 
 .PHONY: demo
 demo: $(INSTALLED)  ## Segment three photos that scikit-image carries, and say where the results are.
-	@$(BIN)/python -P tests/demo_photos.py $(DEMO)/photos
+	@$(BIN)/python tests/demo_photos.py $(DEMO)/photos
 	$(BIN)/dynamicseg segment $(DEMO)/photos -o $(DEMO) --max-steps 30 --verbose
 	@echo "Label maps:"; ls -1 $(DEMO)/*_labels.png
 	@echo "Overlays:"; ls -1 $(DEMO)/*_overlay.png
 
 .PHONY: test
 test: $(INSTALLED)  ## Run the tests.
-	$(BIN)/python -P -m pytest
+	$(BIN)/pytest
 
 .PHONY: lint
 lint: $(INSTALLED)  ## Check format, style and types.
@@ -72,7 +72,7 @@ bench: $(INSTALLED)  ## Measure the fused loss against PyTorch on this machine.
 .PHONY: wheel
 wheel: export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 wheel: $(INSTALLED)  ## Build the source distribution, and a wheel from it, into dist/.
-	$(BIN)/python -P -m build --outdir dist
+	$(BIN)/pyproject-build --outdir dist
 
 .PHONY: clean
 clean:  ## Remove .venv and everything that was built.

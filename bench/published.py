@@ -1,9 +1,6 @@
-"""The loss in the form of the published scripts, in plain PyTorch: the competitor of every loss benchmark.
+"""The loss in the form of the published scripts: the competitor of every loss benchmark, eager and compiled.
 
-The scripts copy the response map to channels last, take its labels, hold the differences of neighbours against zeros
-with ``L1Loss`` and the responses against their own labels with ``CrossEntropyLoss``, and count labels as a Python
-number, for which the program waits. Everything is done in the dtype of the map. The formulas are those of
-``dynamicseg.reference``, with which a test compares this.
+The form is that of ``dynamicseg.published``; a test compares it with the formulas of ``dynamicseg.reference``.
 
 Where the scripts do work for nothing, this is kinder to the competitor, eager and compiled:
 
@@ -24,14 +21,15 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
-from dynamicseg.weighting import DEFAULT_MU, Weighting
+from dynamicseg.published import published_loss
+from dynamicseg.weighting import Weighting, checked_mu
 
 Loss: TypeAlias = Callable[[Tensor], Tensor]
 """Of a response map ``[B, C, H, W]``: the loss, a scalar."""
 
 
 class PublishedLoss(nn.Module):
-    """Loss of one image of at least 2x2 pixels: each ``L1Loss`` is a mean over pairs of neighbours, which must exist.
+    """``dynamicseg.published.published_loss`` of one image of at least 2x2 pixels, as a module.
 
     Args:
         weighting, mu: see ``dynamicseg.weighting``.
@@ -40,35 +38,11 @@ class PublishedLoss(nn.Module):
     def __init__(self, weighting: Weighting = "fsf", mu: float | None = None) -> None:
         super().__init__()
         self.weighting = weighting
-        self.mu = DEFAULT_MU[weighting] if mu is None else mu
-        self.cross_entropy = nn.CrossEntropyLoss()
-        self.l1_vertical = nn.L1Loss()
-        self.l1_horizontal = nn.L1Loss()
+        self.mu = checked_mu(weighting, mu)
 
     def forward(self, x: Tensor) -> Tensor:
         """Loss, a scalar in the dtype of ``x``, of the response map ``x`` ``[1, C, H, W]`` in either memory format."""
-        _, channels, height, width = x.shape
-        responses = x.permute(0, 2, 3, 1).contiguous().view(height * width, channels)
-        labels = responses.argmax(dim=1)
-
-        grid = responses.view(height, width, channels)
-        vertical, horizontal = grid[1:] - grid[:-1], grid[:, 1:] - grid[:, :-1]
-        zero = torch.zeros((), dtype=x.dtype, device=x.device)
-        vertical_continuity = self.l1_vertical(vertical, zero.expand_as(vertical))
-        horizontal_continuity = self.l1_horizontal(horizontal, zero.expand_as(horizontal))
-
-        similarity: Tensor = self.cross_entropy(responses, labels)
-        label_count = len(torch.unique(labels))
-        loss: Tensor = similarity + self.weight(label_count) * (vertical_continuity + horizontal_continuity)
-        return loss
-
-    def weight(self, label_count: int) -> float:
-        """Weight on continuity, from the number of labels of the image."""
-        if self.weighting == "fsf":
-            return label_count / self.mu
-        if self.weighting == "scf":
-            return self.mu / label_count
-        return self.mu
+        return published_loss(x, self.weighting, self.mu).loss[0]
 
 
 def over_batch(loss_of_image: Loss) -> Loss:

@@ -49,6 +49,7 @@ MapStrides strides_of(const FourIntegers& s) { return {s[0], s[1], s[2], s[3]}; 
 
 DynamicLossParams dynamic_loss_params(std::uintptr_t x, const std::string& dtype, const std::string& format,
                                       const FourIntegers& shape, const FourIntegers& strides, std::uintptr_t mask,
+                                      std::uintptr_t superpixels, std::int64_t superpixel_count,
                                       const std::string& weighting, double mu, std::uintptr_t labels,
                                       std::uintptr_t logsumexp, std::uintptr_t label_counts, std::uintptr_t similarity,
                                       std::uintptr_t continuity, std::uintptr_t weight, std::uintptr_t loss,
@@ -61,6 +62,8 @@ DynamicLossParams dynamic_loss_params(std::uintptr_t x, const std::string& dtype
   params.shape = {shape[0], shape[1], shape[2], shape[3]};
   params.strides = strides_of(strides);
   params.mask = pointer<const std::uint8_t>(mask);
+  params.superpixels = pointer<const std::int32_t>(superpixels);
+  params.superpixel_count = superpixel_count;
   params.weighting = weighting_named(weighting);
   params.mu = mu;
   params.labels = pointer<std::int64_t>(labels);
@@ -109,10 +112,10 @@ PYBIND11_MODULE(_native, m) {
 
   py::class_<DynamicLossParams>(m, "DynamicLossParams")
       .def(py::init(&dynamic_loss_params), py::kw_only(), py::arg("x"), py::arg("dtype"), py::arg("format"),
-           py::arg("shape"), py::arg("strides"), py::arg("mask"), py::arg("weighting"), py::arg("mu"),
-           py::arg("labels"), py::arg("logsumexp"), py::arg("label_counts"), py::arg("similarity"),
-           py::arg("continuity"), py::arg("weight"), py::arg("loss"), py::arg("grad_x"), py::arg("grad_strides"),
-           py::arg("grad_loss"));
+           py::arg("shape"), py::arg("strides"), py::arg("mask"), py::arg("superpixels"), py::arg("superpixel_count"),
+           py::arg("weighting"), py::arg("mu"), py::arg("labels"), py::arg("logsumexp"), py::arg("label_counts"),
+           py::arg("similarity"), py::arg("continuity"), py::arg("weight"), py::arg("loss"), py::arg("grad_x"),
+           py::arg("grad_strides"), py::arg("grad_loss"));
   m.def("dynamic_loss", &dynamic_loss_cpu, py::arg("params"), py::call_guard<py::gil_scoped_release>());
   m.def("dynamic_loss_backward", &dynamic_loss_backward_cpu, py::arg("params"),
         py::call_guard<py::gil_scoped_release>());

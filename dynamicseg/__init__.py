@@ -6,6 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dynamicseg import ops as ops
+    from dynamicseg import reference as reference
     from dynamicseg.config import SegmenterConfig as SegmenterConfig
     from dynamicseg.losses import DynamicLoss as DynamicLoss
     from dynamicseg.reference import DynamicLossOutput as DynamicLossOutput
@@ -26,7 +28,12 @@ _HOMES = {
 __all__ = ["DynamicLoss", "DynamicLossOutput", "Segmentation", "Segmenter", "SegmenterConfig", "segment"]
 
 
+_SUBMODULES = ("ops", "reference")
+
+
 def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:
+        return importlib.import_module(f"dynamicseg.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'dynamicseg' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)
@@ -35,4 +42,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return [*__all__, *_SUBMODULES]

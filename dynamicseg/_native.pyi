@@ -14,6 +14,8 @@ class DynamicLossParams:
         shape: tuple[int, ...],
         strides: tuple[int, ...],
         mask: int,
+        superpixels: int,
+        superpixel_count: int,
         weighting: str,
         mu: float,
         labels: int,

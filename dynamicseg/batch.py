@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -14,14 +13,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dynamicseg._files import os_error
+from dynamicseg.exit_status import DONE, INTERRUPTED, SOME_FAILED
 from dynamicseg.inputs import FoundInputs, InputImage
-from dynamicseg.segmentation import is_saved, output_paths
+from dynamicseg.segmentation import describe_input, is_saved, output_paths
 
 if TYPE_CHECKING:
     from dynamicseg.segmenter import Segmenter
     from dynamicseg.trainer import StepRecord
-
-ALL_DONE, SOME_FAILED, INTERRUPTED = 0, 1, 128 + signal.SIGINT
 
 
 def check_writable(folder: Path) -> None:
@@ -69,6 +67,10 @@ class Batch:
     def run(self, found: FoundInputs) -> int:
         """Segments every image; returns the exit status, after naming each input that failed."""
         failures = list(found.problems)
+        if found.skipped:
+            self._tell(f"{len(found.skipped)} files look like results of an earlier run and are left out")
+            if not found.images and not failures:
+                failures.append(f"{found.skipped[0]} and all other inputs look like results of an earlier run")
         done = 0
         try:
             with self.progress if self.shows_progress else nullcontext():
@@ -77,7 +79,7 @@ class Batch:
                     try:
                         self._segment(image)
                         done += 1
-                    except (ValueError, TypeError, OSError, MemoryError) as error:
+                    except Exception as error:  # whatever one image meets, the others are finished
                         failures.append(_named(image, error))
                         self._tell(f"{image.path}: failed")
                     self.progress.advance(all_images)
@@ -91,7 +93,7 @@ class Batch:
         self._report(failures)
         if done:
             self._tell(f"{done} {'image' if done == 1 else 'images'} in {self.output}")
-        return SOME_FAILED if failures else ALL_DONE
+        return SOME_FAILED if failures else DONE
 
     def _segment(self, image: InputImage) -> None:
         if self.resume and self._is_done(image):
@@ -115,17 +117,16 @@ class Batch:
         )
 
     def _is_done(self, image: InputImage) -> bool:
-        """Whether all files are there, made from this image with these settings as far as the JSON tells."""
+        """Whether all files are there, made from this very file with these settings."""
         if not is_saved(self.output, image.stem, self.formats):
             return False
-        if "json" not in self.formats:
-            return True
         try:
             metadata = json.loads(output_paths(self.output, image.stem, "json")["json"].read_text(encoding="utf-8"))
-            made_from = metadata["source"], metadata["config"]
+            made_from = metadata["input"], metadata["config"]
+            input_file = describe_input(image.path, self.channel_axis)
         except (OSError, ValueError, KeyError, TypeError):
             return False
-        return made_from == (str(image.path), self.segmenter.config.model_dump(mode="json"))
+        return made_from == (input_file, self.segmenter.config.model_dump(mode="json"))
 
     def _tell(self, text: str) -> None:
         if self.tells_each:
@@ -139,4 +140,6 @@ class Batch:
 def _named(image: InputImage, error: Exception) -> str:
     """One line that starts with the image's path."""
     text = " ".join(str(error).split()) or type(error).__name__
+    if not isinstance(error, (ValueError, TypeError, OSError, MemoryError)):
+        text = f"{type(error).__name__}: {text}"
     return text if text.startswith(str(image.path)) else f"{image.path}: {text}"

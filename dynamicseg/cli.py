@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
+from dynamicseg.exit_status import DONE, INTERRUPTED, SOME_FAILED, TERMINATED, WRONG_CALL
 from dynamicseg.weighting import DEFAULT_MU, WEIGHTINGS
 
 app = typer.Typer(
@@ -26,17 +28,29 @@ app.add_typer(bench_app, name="bench")
 # What the command line library raises for a wrong call; its own base class has no public name.
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
-DONE, FAILED, WRONG_CALL, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
+
+class _Unusable(Exception):
+    """Nothing of this installation can run as it is called: a wrong environment variable, or no compiled module."""
+
+
+@contextlib.contextmanager
+def _loading() -> Iterator[None]:
+    try:
+        yield
+    except (ImportError, ValueError) as error:
+        raise _Unusable(error) from error
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the command line; a mistake in the call is one line on stderr and exit status 2."""
     # As Ctrl-C does, so that no half-written file stays when a job scheduler ends the run.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
         status = app(args=None if arguments is None else list(arguments), standalone_mode=False)
     except _UsageError as error:
         status = _wrong_call(error.format_message())
+    except _Unusable as error:
+        status = _wrong_call(str(error))
     except typer.Abort:
         status = INTERRUPTED
     except KeyboardInterrupt:
@@ -77,7 +91,9 @@ _MU_HELP = ", ".join(f"{DEFAULT_MU[name]:g} for {name}" for name in WEIGHTINGS)
 def segment_command(
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Image files, folders or glob patterns.")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="Folder for the results.")],
-    preset: Annotated[str, typer.Option(help="paper: the published network and schedule.")] = "paper",
+    preset: Annotated[
+        str, typer.Option(metavar="fast|paper", help="fast: a few steps; paper: the published network and schedule.")
+    ] = "fast",
     weighting: Annotated[
         str | None,
         typer.Option(
@@ -87,11 +103,9 @@ def segment_command(
     ] = None,
     mu: Annotated[float | None, typer.Option(help=f"Constant of the weighting. (default: {_MU_HELP})")] = None,
     max_steps: Annotated[
-        int | None, typer.Option(help="Training steps at the most. (default: the preset's; 1000 for paper)")
+        int | None, typer.Option(help="Training steps at the most. (default: 6 for fast, 1000 for paper)")
     ] = None,
-    min_labels: Annotated[
-        int | None, typer.Option(help="Stop when this few labels are left. (default: the preset's; 3 for paper)")
-    ] = None,
+    min_labels: Annotated[int | None, typer.Option(help="Stop when this few labels are left. (default: 3)")] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same labels on the same machine.")] = 0,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="Where to compute.")] = "auto",
     precision: Annotated[
@@ -115,14 +129,17 @@ def segment_command(
     For each INPUT named STEM writes STEM_labels.png (label numbers, with a palette), STEM_overlay.png (regions over the
     image) and STEM.json (configuration, areas, history). Exit status: 0 all done, 1 some inputs failed, 2 wrong call.
     """
-    from dynamicseg.batch import Batch, check_writable
-    from dynamicseg.inputs import find_images
-    from dynamicseg.segmentation import output_paths
-    from dynamicseg.segmenter import Segmenter
+    with _loading():
+        from dynamicseg.batch import Batch, check_writable
+        from dynamicseg.inputs import find_images
+        from dynamicseg.segmentation import output_paths
+        from dynamicseg.segmenter import Segmenter
 
     wanted_formats = [name.strip() for name in formats.split(",") if name.strip()]
     try:
         output_paths(output, "stem", wanted_formats)
+        if resume and "json" not in wanted_formats:
+            raise ValueError("--resume tells what is done from the JSON: add json to --format")
         segmenter = Segmenter(
             preset=preset,  # type: ignore[arg-type]
             weighting=weighting,  # type: ignore[arg-type]
@@ -147,7 +164,8 @@ def info_command(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
     """Versions, compiled features, instruction set, devices: what is active, and why."""
-    from dynamicseg.info import collect
+    with _loading():
+        from dynamicseg.info import collect
 
     facts = collect()
     if as_json:
@@ -165,7 +183,7 @@ def bench_loss_command(
     batch: Annotated[int, typer.Option(help="Images in the batch.")] = 1,
     repeats: Annotated[int, typer.Option(help="Timed rounds; in each, every competitor runs once.")] = 10,
     threads: Annotated[int | None, typer.Option(help="(default: as many as PyTorch uses)")] = None,
-    device: Annotated[str, typer.Option(metavar="cpu|cuda|cuda:N", help="Where to compute.")] = "cpu",
+    device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Where to compute.")] = "cpu",
     compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Also against torch.compile.")] = True,
     memory: Annotated[bool, typer.Option("--memory", help="Also the peak of memory, each in a process.")] = False,
     json_path: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON.")] = None,
@@ -177,7 +195,8 @@ def bench_loss_command(
     """
     from rich.console import Console
 
-    from dynamicseg.bench import loss
+    with _loading():
+        from dynamicseg.bench import loss
 
     errors = Console(stderr=True)
     try:
@@ -197,14 +216,17 @@ def bench_loss_command(
                 memory=memory,
                 progress=status.update,
             )
-        if json_path is not None:
-            loss.write_json(report, json_path)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         return _wrong_call(str(error))
     except RuntimeError as error:
         print(f"dynamicseg: {error}", file=sys.stderr)
-        return FAILED
+        return SOME_FAILED
     Console(width=None if sys.stdout.isatty() else 100).print(loss.table(report))
+    if json_path is not None:
+        try:
+            loss.write_json(report, json_path)
+        except OSError as error:
+            return _wrong_call(str(error))
     return DONE
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dynamicseg import ops
 from dynamicseg.reference import DynamicLossOutput
-from dynamicseg.weighting import DEFAULT_MU, Weighting
+from dynamicseg.weighting import Weighting, checked_mu
 
 
 class DynamicLoss(nn.Module):
@@ -32,19 +32,15 @@ class DynamicLoss(nn.Module):
         reduction: Literal["mean", "none"] = "mean",
     ) -> None:
         super().__init__()
-        if weighting not in DEFAULT_MU:
-            raise ValueError(f"weighting {weighting!r}: choose one of {', '.join(DEFAULT_MU)}")
         if reduction not in ("mean", "none"):
             raise ValueError(f"reduction {reduction!r}: choose mean or none")
         self.weighting: Weighting = weighting
-        self.mu = DEFAULT_MU[weighting] if mu is None else float(mu)
-        if not 0 < self.mu < float("inf"):
-            raise ValueError(f"mu is {self.mu}: pass a finite number > 0")
+        self.mu = checked_mu(weighting, mu)
         self.reduction = reduction
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> DynamicLossOutput:
-        """The loss of ``x`` ``[B, C, H, W]``, see ``ops.dynamic_loss``; ``mask`` ``[B, H, W]`` is true for data."""
-        output = ops.dynamic_loss(x, weighting=self.weighting, mu=self.mu, mask=mask)
+    def forward(self, x: Tensor, mask: Tensor | None = None, superpixels: Tensor | None = None) -> DynamicLossOutput:
+        """The loss of ``x`` ``[B, C, H, W]``; ``mask`` and ``superpixels`` ``[B, H, W]`` as in ``ops.dynamic_loss``."""
+        output = ops.dynamic_loss(x, weighting=self.weighting, mu=self.mu, mask=mask, superpixels=superpixels)
         return output._replace(loss=output.loss.mean()) if self.reduction == "mean" else output
 
     def extra_repr(self) -> str:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dynamicseg.weighting import DEFAULT_MU, Weighting
+from dynamicseg.weighting import Weighting, checked_mu
 
 
 class DynamicLossOutput(NamedTuple):
@@ -44,6 +44,22 @@ def label_count(labels: Tensor) -> Tensor:
     return torch.tensor([int((found >= 0).sum()) for found in counts], dtype=torch.int64, device=labels.device)
 
 
+def united_labels(labels: Tensor, superpixels: Tensor, channels: int) -> Tensor:
+    """The most frequent label of each superpixel at all of its pixels, the lowest on a tie; negative labels stay.
+
+    Targets made consistent in this way go back to Kanezaki, ICASSP 2018.
+    """
+    united = labels.clone()
+    for image, image_superpixels in zip(united, superpixels, strict=True):
+        labelled = image >= 0
+        count = int(image_superpixels.max()) + 1 if image_superpixels.numel() else 0
+        flat = image_superpixels[labelled] * channels + image[labelled]
+        histograms = torch.bincount(flat, minlength=count * channels).view(count, channels)
+        if count:
+            image[labelled] = histograms.argmax(dim=1)[image_superpixels[labelled]]
+    return united
+
+
 def dynamic_weight(weighting: Weighting, mu: float, label_counts: Tensor) -> Tensor:
     """Weight on continuity, ``[B]`` float64. An image without a valid pixel has no label and is taken to have one."""
     labels = label_counts.clamp(min=1).double()
@@ -62,7 +78,12 @@ def mean_over(values: Tensor, valid: Tensor) -> Tensor:
 
 
 def dynamic_loss(
-    x: Tensor, *, weighting: Weighting = "fsf", mu: float | None = None, mask: Tensor | None = None
+    x: Tensor,
+    *,
+    weighting: Weighting = "fsf",
+    mu: float | None = None,
+    mask: Tensor | None = None,
+    superpixels: Tensor | None = None,
 ) -> DynamicLossOutput:
     """``L_b = S_b + w_b * T_b`` for each image of a batch, differentiable in ``x``.
 
@@ -74,20 +95,24 @@ def dynamic_loss(
         mu: its constant, > 0; by default the published one, ``DEFAULT_MU``.
         mask: ``[B, H, W]`` bool, true where there is data; masked pixels enter no term, and a pair of neighbours counts
             only where both are valid.
+        superpixels: ``[B, H, W]`` int64 numbers of superpixels, >= 0. The label of each pixel is then the most frequent
+            argmax in its superpixel, the lowest on a tie, in place of its own; ``K_b`` counts those.
     """
-    mu = DEFAULT_MU[weighting] if mu is None else mu
+    mu = checked_mu(weighting, mu)
     valid = torch.ones_like(x[:, 0], dtype=torch.bool) if mask is None else mask
     x = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    x = torch.where(valid[:, None], x, torch.zeros_like(x))  # a masked NaN would spoil the gradient of its neighbours
 
-    labels = label_map(x)
-    own_response = x.gather(1, labels[:, None])[:, 0]
+    labels = label_map(x).masked_fill(~valid, -1)
+    if superpixels is not None:
+        labels = united_labels(labels, superpixels, x.shape[1])
+    own_response = x.gather(1, labels.clamp(min=0)[:, None])[:, 0]
     similarity = mean_over(x.logsumexp(dim=1) - own_response, valid)
 
     vertical = mean_over((x[:, :, 1:, :] - x[:, :, :-1, :]).abs(), (valid[:, 1:, :] & valid[:, :-1, :])[:, None])
     horizontal = mean_over((x[:, :, :, 1:] - x[:, :, :, :-1]).abs(), (valid[:, :, 1:] & valid[:, :, :-1])[:, None])
     continuity = vertical + horizontal
 
-    labels = labels.masked_fill(~valid, -1)
     label_counts = label_count(labels)
     weight = dynamic_weight(weighting, mu, label_counts).to(x.dtype)
     loss = similarity + weight * continuity

@@ -124,6 +124,21 @@ def is_saved(
     return all(small[name].is_file() or large[name].is_file() for name in small)
 
 
+def describe_input(path: str | os.PathLike[str], channel_axis: int | None) -> dict[str, Any]:
+    """What identifies an input file, by the system alone: place, size, time of change, and how it is read.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    status = os.stat(path)
+    return {
+        "path": os.path.abspath(path),
+        "bytes": status.st_size,
+        "modified_ns": status.st_mtime_ns,
+        "channel_axis": channel_axis,
+    }
+
+
 def _known_formats(formats: str | Sequence[str]) -> set[str]:
     wanted = [formats] if isinstance(formats, str) else list(formats)
     known = ", ".join(_TAILS)
@@ -150,6 +165,7 @@ class Segmentation:
         timings: seconds spent, by phase.
         image: `[H, W, C]` as given; the overlay is drawn over it.
         source: where the image came from, None for an array.
+        input: what `describe_input` tells of the file, empty for an array.
 
     Labels that come from training on the image itself have no gaps, and the largest region is
     label 0 (`relabel_by_area`).
@@ -162,6 +178,7 @@ class Segmentation:
     timings: Mapping[str, float]
     image: NDArray[Any] = field(repr=False)
     source: str | None = None
+    input: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         """Check that the parts fit together: ValueError or TypeError if they do not."""
@@ -187,14 +204,11 @@ class Segmentation:
     def boundaries(self) -> NDArray[np.bool_]:
         """Return bool `[H, W]`: pixels with a 4-neighbour of another label.
 
-        This is `skimage.segmentation.find_boundaries` with `mode="thick"`: two pixels wide, one on
-        each side of an edge. The other modes treat label 0 as background; here it is a region like
-        any other.
+        Two pixels wide, one on each side of an edge, as `skimage.segmentation.find_boundaries` with `mode="thick"`; its
+        other modes treat label 0 as background, here it is a region like any other.
         """
-        from skimage.segmentation import find_boundaries
-
-        thick = find_boundaries(self.labels, connectivity=1, mode="thick")
-        return np.asarray(thick, np.bool_)
+        higher, lower = _edge_sides(self.labels)
+        return higher | lower
 
     def overlay(self, alpha: float = 0.45) -> NDArray[np.uint8]:
         """Return the label colours over the image, with boundaries, as uint8 `[H, W, 3]`.
@@ -222,6 +236,7 @@ class Segmentation:
         height, width, channels = self.image.shape
         described: dict[str, Any] = {
             "source": self.source,
+            "input": self.input,
             "size": {"height": height, "width": width, "channels": channels},
             "dtype": str(self.image.dtype),
             "n_labels": self.n_labels,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from dynamicseg.config import Precision, Preset, SegmenterConfig, configure
 from dynamicseg.io import as_image
-from dynamicseg.segmentation import Segmentation, relabel_by_area
+from dynamicseg.segmentation import Segmentation, describe_input, relabel_by_area
+from dynamicseg.superpixels import felzenszwalb_superpixels
 from dynamicseg.trainer import OnStep, train_on_image
 from dynamicseg.weighting import Weighting
 
@@ -32,15 +34,16 @@ class Segmenter:
     >>> segmentation.labels  # int32 [H, W]
 
     Args:
-        preset: ``"paper"``, the published network and schedule.
+        preset: ``"fast"``: a few steps, labels kept consistent within superpixels; ``"paper"``: the published network
+            and schedule.
         weighting: ``"fsf"`` (K / mu), ``"scf"`` (mu / K) or ``"fixed"`` (mu), with K the number of labels still alive.
         mu: constant of the weighting, > 0; by default the published one: 15, 50, 1.
         max_steps: training ends after this many steps at the latest.
         min_labels: training ends after the first step with this many labels or fewer.
         seed: the same seed gives the same labels on the same machine.
         device: ``"auto"`` (a CUDA GPU if there is one, else the CPU), ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
-        precision: of the convolutions: ``"float32"``, ``"bfloat16"`` (faster, other rounding), or ``"auto"``, which
-            leaves it to the preset.
+        precision: of the convolutions: ``"float32"``, ``"bfloat16"`` (faster, other rounding), or ``"auto"``: float32
+            for ``paper``; otherwise bfloat16 where the processor has it.
 
     Attributes:
         config: the ``SegmenterConfig``, with device and precision as they will be used.
@@ -51,7 +54,7 @@ class Segmenter:
 
     def __init__(
         self,
-        preset: Preset = "paper",
+        preset: Preset = "fast",
         weighting: Weighting | None = None,
         mu: float | None = None,
         max_steps: int | None = None,
@@ -70,7 +73,10 @@ class Segmenter:
             device=device,
             precision=None if precision == "auto" else precision,
         )
-        self.config: SegmenterConfig = config.model_copy(update={"device": str(_present_device(config.device))})
+        present = _present_device(config.device)
+        self.config: SegmenterConfig = config.model_copy(
+            update={"device": str(present), "precision": _present_precision(config.precision, present)}
+        )
 
     def segment(self, image: object, *, channel_axis: int | None = None, on_step: OnStep | None = None) -> Segmentation:
         """Trains on ``image`` and returns its segmentation.
@@ -88,13 +94,22 @@ class Segmenter:
         """
         started = time.perf_counter()
         pixels = as_image(image, channel_axis=channel_axis)
+        input_file = describe_input(image, channel_axis) if isinstance(image, (str, os.PathLike)) else {}
         read = time.perf_counter()
         if pixels.shape[:2] == (1, 1):
             raise ValueError("an image of 1x1 pixel cannot be segmented: training compares at least 2 pixels")
         device = torch.device(self.config.device)
         _check_memory(pixels.shape, self.config, device)
         try:
-            trained = train_on_image(_network_input(pixels).to(device), self.config, on_step)
+            values = _values(pixels)
+            superpixels = self._superpixels(values)
+            grouped = time.perf_counter()
+            trained = train_on_image(
+                torch.from_numpy(values).permute(2, 0, 1)[None].to(device),
+                self.config,
+                on_step,
+                superpixels=None if superpixels is None else superpixels[None].to(device),
+            )
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
                 raise MemoryError(_too_large(pixels.shape, self.config, device)) from None
@@ -106,10 +121,24 @@ class Segmenter:
             n_labels=int(labels.max()) + 1,
             history=trained.history,
             config=self.config,
-            timings={"read": read - started, "train": ended - read, "total": ended - started},
+            timings={
+                "read": read - started,
+                "superpixels": grouped - read,
+                "train": ended - grouped,
+                "total": ended - started,
+            },
             image=pixels,
             source=os.fspath(image) if isinstance(image, (str, os.PathLike)) else None,
+            input=input_file,
         )
+
+    def _superpixels(self, values: NDArray[np.float32]) -> Tensor | None:
+        """``[H, W]`` int64, or None where the configuration has none."""
+        scale = self.config.superpixel_scale
+        if scale is None:
+            return None
+        sigma, min_size = self.config.superpixel_sigma, self.config.superpixel_min_size
+        return torch.from_numpy(felzenszwalb_superpixels(values, scale=scale, sigma=sigma, min_size=min_size))
 
 
 def segment(
@@ -135,12 +164,21 @@ def _present_device(name: str) -> torch.device:
     return device
 
 
-def _network_input(image: NDArray[Any]) -> Tensor:
-    """``[H, W, C]`` as read to ``[1, C, H, W]`` float32; integers are divided by the largest number of their type."""
-    values = torch.from_numpy(image.astype(np.float32))
+def _values(image: NDArray[Any]) -> NDArray[np.float32]:
+    """``[H, W, C]`` as read to float32; integers are divided by the largest number of their type."""
+    values = image.astype(np.float32)
     if image.dtype.kind == "u":
-        values /= float(np.iinfo(image.dtype).max)
-    return values.permute(2, 0, 1)[None]
+        values /= np.float32(np.iinfo(image.dtype).max)
+    return values
+
+
+def _present_precision(precision: Precision, device: torch.device) -> Precision:
+    """``"auto"`` is bfloat16 where the processor or GPU multiplies it faster than float32."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    return "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
 
 
 def _training_bytes(shape: tuple[int, ...], config: SegmenterConfig) -> int:
@@ -159,10 +197,21 @@ def _too_large(shape: tuple[int, ...], config: SegmenterConfig, device: torch.de
 
 def _check_memory(shape: tuple[int, ...], config: SegmenterConfig, device: torch.device) -> None:
     """Refuses what would not fit, before the system starts to swap or ends the process."""
-    if device.type != "cpu" or not os.path.exists("/proc/meminfo"):
-        return
-    with open("/proc/meminfo", encoding="ascii") as lines:
-        fields = dict(line.split(":", 1) for line in lines)
-    available = int(fields["MemAvailable"].split()[0]) * 1024
-    if _training_bytes(shape, config) > available:
+    available = _available_memory() if device.type == "cpu" else None
+    if available is not None and _training_bytes(shape, config) > available:
         raise MemoryError(_too_large(shape, config, device))
+
+
+def _available_memory() -> int | None:
+    """Bytes that this process can still have, by the system and by its control group; None where Linux is not."""
+    try:
+        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text("ascii").splitlines())
+        available = int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = int((group / "memory.max").read_text("ascii"))
+        return min(available, limit - int((group / "memory.current").read_text("ascii")))
+    except (OSError, ValueError):  # no such group, or its limit is "max"
+        return available

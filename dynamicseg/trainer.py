@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from dynamicseg.config import SegmenterConfig
 from dynamicseg.model import seeded_network
 from dynamicseg.ops import DynamicLossOutput
 from dynamicseg.ops._runtime import freed_memory_kept
+from dynamicseg.published import published_loss_and_grad
 
 
 class StepRecord(TypedDict):
@@ -39,7 +41,9 @@ class Trained:
     history: list[StepRecord]
 
 
-def train_on_image(image: Tensor, config: SegmenterConfig, on_step: OnStep | None = None) -> Trained:
+def train_on_image(
+    image: Tensor, config: SegmenterConfig, on_step: OnStep | None = None, *, superpixels: Tensor | None = None
+) -> Trained:
     """Trains a network on one image, on the image's device, until its labels are few or its steps are done.
 
     One step: forward, loss, backward, update. The labels are those of the last forward pass, so the last step ends
@@ -48,16 +52,17 @@ def train_on_image(image: Tensor, config: SegmenterConfig, on_step: OnStep | Non
     Args:
         image: ``[1, bands, H, W]`` float32.
         config: with ``precision`` resolved to float32 or bfloat16.
+        superpixels: ``[1, H, W]`` int64, see ``ops.dynamic_loss``.
         on_step: called after each step with its record; what it raises ends the training.
 
     Raises:
         ValueError: the loss is not finite any more.
     """
-    with freed_memory_kept():
-        return _train(image, config, on_step)
+    with freed_memory_kept() if image.device.type == "cpu" else contextlib.nullcontext():
+        return _train(image, config, on_step, superpixels)
 
 
-def _train(image: Tensor, config: SegmenterConfig, on_step: OnStep | None) -> Trained:
+def _train(image: Tensor, config: SegmenterConfig, on_step: OnStep | None, superpixels: Tensor | None) -> Trained:
     memory_format = _memory_format(config)
     image = image.contiguous(memory_format=memory_format)
     network = seeded_network(image.shape[1], config).to(image.device).to(memory_format=memory_format)  # type: ignore[call-overload]
@@ -66,7 +71,7 @@ def _train(image: Tensor, config: SegmenterConfig, on_step: OnStep | None) -> Tr
     while True:
         with torch.autocast(image.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             response = network(image)
-        output, grad_response = ops.dynamic_loss_and_grad(response, weighting=config.weighting, mu=config.mu)
+        output, grad_response = _loss_and_grad(response, config, superpixels)
         history.append(_record(len(history) + 1, output))
         if not math.isfinite(history[-1]["loss"]):
             raise ValueError(
@@ -82,13 +87,21 @@ def _train(image: Tensor, config: SegmenterConfig, on_step: OnStep | None) -> Tr
         optimizer.step()
 
 
+def _loss_and_grad(
+    response: Tensor, config: SegmenterConfig, superpixels: Tensor | None
+) -> tuple[DynamicLossOutput, Tensor]:
+    if config.loss == "published" and superpixels is None:
+        return published_loss_and_grad(response, config.weighting, config.mu)
+    return ops.dynamic_loss_and_grad(response, weighting=config.weighting, mu=config.mu, superpixels=superpixels)
+
+
 def _memory_format(config: SegmenterConfig) -> torch.memory_format:
     """Channels last is the faster order for convolutions, but it also sums in another order.
 
-    Training magnifies a difference in the last bit a thousand times within ten steps, so float32 keeps to the order of
-    the published loop: until the first gradient its numbers are the same to the bit.
+    Training magnifies a difference in the last bit a thousand times within ten steps, so where the published numbers
+    are wanted, it keeps to the order of the published loop.
     """
-    return torch.channels_last if config.precision == "bfloat16" else torch.contiguous_format
+    return torch.contiguous_format if config.loss == "published" else torch.channels_last
 
 
 def _record(step: int, output: DynamicLossOutput) -> StepRecord:

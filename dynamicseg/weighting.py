@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, get_args
 
 Weighting = Literal["fsf", "scf", "fixed"]
@@ -20,3 +21,17 @@ WEIGHTINGS: tuple[Weighting, ...] = get_args(Weighting)
 
 DEFAULT_MU: dict[Weighting, float] = {"fsf": 15.0, "scf": 50.0, "fixed": 1.0}
 """The published constant of each weighting."""
+
+
+def checked_mu(weighting: str, mu: float | None) -> float:
+    """``mu``, or the published constant where it is None.
+
+    Raises:
+        ValueError: there is no such weighting, or mu is not a finite number > 0.
+    """
+    if weighting not in WEIGHTINGS:
+        raise ValueError(f"weighting {weighting!r}: choose one of {', '.join(WEIGHTINGS)}")
+    mu = DEFAULT_MU[weighting] if mu is None else float(mu)
+    if not (mu > 0 and math.isfinite(mu)):
+        raise ValueError(f"mu is {mu}: pass a finite number > 0")
+    return mu

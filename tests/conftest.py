@@ -71,7 +71,7 @@ def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def run(code: str, **changes: str | None) -> subprocess.CompletedProcess[str]:
         # -P and -S as in this process: they decide which dynamicseg is found.
-        flags = ["-P", "-S"] if sys.flags.no_site else ["-P"]
+        flags = (["-P"] if sys.version_info >= (3, 11) else []) + (["-S"] if sys.flags.no_site else [])
         environment = {**os.environ, **changes}
         return subprocess.run(
             [sys.executable, *flags, "-c", code],

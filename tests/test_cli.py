@@ -19,7 +19,7 @@ from PIL import Image
 from dynamicseg.io import read_label_map
 
 PHOTO = np.ascontiguousarray(skimage.data.chelsea()[::8, ::8])
-COMMAND = [sys.executable, "-P", "-m", "dynamicseg.cli"]
+COMMAND = [str(Path(sys.executable).with_name("dynamicseg"))]
 
 
 def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -210,16 +210,17 @@ def test_info_says_what_is_active_and_why() -> None:
         assert name.replace("_", " ") in shown
 
 
-def test_help_answers_without_torch() -> None:
+def test_help_answers_without_torch(tmp_path: Path) -> None:
     for arguments in (["--help"], ["segment", "--help"], ["bench", "loss", "--help"], ["--version"]):
         done = run(*arguments)
         assert done.returncode == 0, done.stderr
         assert done.stdout
     loaded = subprocess.run(
-        [sys.executable, "-P", "-c", "import sys, dynamicseg.cli; print('torch' in sys.modules)"],
+        [sys.executable, "-c", "import sys, dynamicseg.cli; print('torch' in sys.modules)"],
         capture_output=True,
         text=True,
         check=True,
+        cwd=tmp_path,
     )
     assert loaded.stdout.strip() == "False"
 

@@ -45,7 +45,7 @@ SHAPES = [
     *[(0, 3, 4, 5), (1, 3, 0, 5), (2, 3, 5, 0), (0, 3, 0, 0)],
 ]
 # Gradients above 4 MB are written past the caches, by other code; channels last only up to 1024 channels.
-LARGE_SHAPES = [(2, 100, 101, 109), (1, 257, 4, 2053), (1, 1024, 32, 33), (1, 1025, 32, 33)]
+LARGE_SHAPES = [(2, 100, 101, 109), (1, 257, 4, 2053), (1, 1024, 40, 53), (1, 1025, 40, 53)]
 
 
 @pytest.fixture(
@@ -91,6 +91,17 @@ def holes(shape: tuple[int, ...]) -> Tensor:
 def arriving_gradient(images: int) -> Tensor:
     """Another one for each image."""
     return 1 + torch.arange(images, dtype=torch.float64) / 4
+
+
+def blocks(shape: tuple[int, ...]) -> Tensor:
+    """Superpixels of about three by four pixels, and here and there a pixel that belongs to another one."""
+    images, _, height, width = shape
+    across = -(-width // 4)
+    numbers = torch.arange(height)[:, None] // 3 * across + torch.arange(width) // 4
+    numbers = numbers.expand(images, -1, -1).clone()
+    if numbers.numel() > 0:
+        numbers.flatten()[::7] = numbers.max() // 2
+    return numbers
 
 
 @dataclass(frozen=True)
@@ -170,14 +181,22 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return recorded
 
 
-# Both are computed once for all instruction sets.
+# Computed once for all instruction sets.
 @functools.cache
 def case(
-    shape: tuple[int, ...], dtype: torch.dtype, masked: bool, weighting: Weighting
-) -> tuple[Tensor, Tensor | None, Result]:
+    shape: tuple[int, ...], dtype: torch.dtype, masked: bool, united: bool, weighting: Weighting
+) -> tuple[Tensor, dict[str, Any], Result]:
     x = response_map(shape, dtype)
-    mask = holes(shape) if masked else None
-    return x, mask, true_result(x, mask, weighting=weighting)
+    options: dict[str, Any] = {
+        "mask": holes(shape) if masked else None,
+        "superpixels": blocks(shape) if united else None,
+        "weighting": weighting,
+    }
+    return x, options, true_result(x, **options)
+
+
+def to_device(options: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    return {name: option.to(device) if isinstance(option, Tensor) else option for name, option in options.items()}
 
 
 class TestAgainstReference:
@@ -192,14 +211,12 @@ class TestAgainstReference:
         channels_last: bool,
         tolerances: Tolerances,
     ) -> None:
-        for masked in (False, True):
-            weighting = WEIGHTINGS[(shape[1] + masked) % len(WEIGHTINGS)]
-            x, mask, expected = case(shape, dtype, masked, weighting)
+        for variant, (masked, united) in enumerate([(False, False), (True, False), (True, True)]):
+            weighting = WEIGHTINGS[(shape[1] + variant) % len(WEIGHTINGS)]
+            x, options, expected = case(shape, dtype, masked, united, weighting)
             x = x.to(target, memory_format=FORMATS[channels_last])
-            mask = None if mask is None else mask.to(target)
             for way in WAYS:
-                actual = way(x, mask, weighting=weighting)
-                assert_close(actual, expected, tolerances[dtype])
+                assert_close(way(x, **to_device(options, target)), expected, tolerances[dtype])
 
     @each_way
     @each_format
@@ -214,12 +231,11 @@ class TestAgainstReference:
         channels_last: bool,
         tolerances: Tolerances,
     ) -> None:
-        x, mask, expected = case(shape, dtype, True, "fsf")
-        x = x.to(target, memory_format=FORMATS[channels_last])
-        assert x.nbytes >= 4 << 20
-        assert mask is not None
-        actual = way(x, mask.to(target))
-        assert_close(actual, expected, tolerances[dtype])
+        for united in (False, True):
+            x, options, expected = case(shape, dtype, True, united, "fsf")
+            x = x.to(target, memory_format=FORMATS[channels_last])
+            assert x.nbytes >= 4 << 20
+            assert_close(way(x, **to_device(options, target)), expected, tolerances[dtype])
 
     @each_way
     @each_format
@@ -298,6 +314,20 @@ class TestAgainstReference:
 
     @each_way
     @each_format
+    @pytest.mark.parametrize(("dtype", "accuracy"), [(torch.float32, 1e-6), (torch.float64, 1e-14)], ids=str)
+    def test_softmax_is_accurate_in_every_element(
+        self, way: Way, target: torch.device, dtype: torch.dtype, accuracy: float, channels_last: bool
+    ) -> None:
+        # Two channels, of which the second is 0 to 8 below the first: its gradient is its softmax, and continuity,
+        # divided by 1e30, is lost in it.
+        below = torch.linspace(0, 8, 5000, dtype=dtype)
+        x = torch.stack([torch.zeros_like(below), -below])[None, :, None]
+        x = x.contiguous(memory_format=FORMATS[channels_last])
+        actual = way(x.to(target), mu=1e30).grad_x[0, 1, 0].cpu().double() * len(below)
+        torch.testing.assert_close(actual, torch.sigmoid(-below.double()), rtol=accuracy, atol=0)
+
+    @each_way
+    @each_format
     def test_a_large_offset_costs_no_more_than_it_does_the_reference(
         self, way: Way, target: torch.device, channels_last: bool
     ) -> None:
@@ -335,6 +365,7 @@ class TestAgainstReference:
         weighting=st.sampled_from(WEIGHTINGS),
         levels=st.sampled_from([1, 2, 5, 1000]),
         masked=st.sampled_from([None, 0.0, 0.1, 0.5, 0.95, 1.0]),
+        superpixels=st.sampled_from([0, 1, 4, 1000]),
         seed=st.integers(0, 2**32 - 1),
     )
     def test_anything(
@@ -349,6 +380,7 @@ class TestAgainstReference:
         weighting: Weighting,
         levels: int,
         masked: float | None,
+        superpixels: int,
         seed: int,
         tolerances: Tolerances,
     ) -> None:
@@ -357,16 +389,19 @@ class TestAgainstReference:
         # Up to 2: where one channel is far above the others, softmax - 1 is mere rounding, and no tolerance fits.
         x = torch.randint(levels, shape, generator=generator).to(dtype) / levels * 2
         x = x.contiguous(memory_format=FORMATS[channels_last])
-        mask = None
+        options: dict[str, Any] = {"weighting": weighting}
         if masked is not None:
-            mask = torch.rand((images, height, width), generator=generator) >= masked
+            options["mask"] = torch.rand((images, height, width), generator=generator) >= masked
+        if superpixels > 0 and height * width > 0:
+            count = min(superpixels, height * width)
+            options["superpixels"] = torch.randint(count, (images, height, width), generator=generator)
         before = _native.instruction_set()
         _native.set_instruction_set(instruction_set)
         try:
-            results = [way(x, mask, weighting=weighting) for way in WAYS]
+            results = [way(x, **options) for way in WAYS]
         finally:
             _native.set_instruction_set(before)
-        expected = true_result(x, mask, weighting=weighting)
+        expected = true_result(x, **options)
         for actual in results:
             assert_close(actual, expected, tolerances[dtype])
 
@@ -380,6 +415,7 @@ POISONS: dict[str, list[tuple[int, int, list[int], float]]] = {
     "first of two nans": [(4, 5, [17, 2], NAN)],
     "all nan": [(4, 5, list(range(19)), NAN)],
     "inf": [(4, 16, [4], INF)],
+    "inf at the border": [(8, 22, [4], INF)],
     "lowest of two infs": [(4, 16, [17, 4], INF)],
     "inf beside inf": [(4, 16, [4], INF), (4, 17, [4], INF)],
     "nan beats inf": [(7, 3, [10], NAN), (7, 3, [1], INF)],
@@ -390,52 +426,68 @@ POISONS: dict[str, list[tuple[int, int, list[int], float]]] = {
 }
 
 
-def poisoned_map(poison: str, dtype: torch.dtype, channels_last: bool) -> tuple[Tensor, Tensor]:
+def poisoned_map(poison: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """A map, and where its pixels are finite."""
-    x = response_map((1, 19, 9, 23), dtype, channels_last)
+    x = response_map((1, 19, 9, 23), dtype)
     for row, column, channels, value in POISONS[poison]:
         x[0, channels, row, column] = value
     return x, x.isfinite().all(dim=1)
 
 
+# Computed once for all instruction sets.
+@functools.cache
+def poisoned_case(
+    poison: str, dtype: torch.dtype, masked: bool, united: bool
+) -> tuple[Tensor, dict[str, Any], Result, Tensor]:
+    """A map, options, the truth, and which elements belong to finite pixels with finite neighbours."""
+    x, finite = poisoned_map(poison, dtype)
+    options = {
+        "mask": holes(x.shape) if masked else None,
+        "superpixels": blocks(x.shape) if united else None,
+    }
+    valid = torch.ones_like(finite) if options["mask"] is None else options["mask"]
+    near = nn.functional.pad(~finite & valid, (1, 1, 1, 1))
+    beside = near[:, :-2, 1:-1] | near[:, 2:, 1:-1] | near[:, 1:-1, :-2] | near[:, 1:-1, 2:]
+    clean = (finite & ~beside & valid)[:, None].expand_as(x)
+    return x, options, true_result(x, **options), clean
+
+
 class TestNotFinite:
-    @each_way
     @each_format
     @each_dtype
     @pytest.mark.parametrize("poison", POISONS)
     def test_as_the_reference_and_only_where_it_is(
-        self,
-        way: Way,
-        target: torch.device,
-        poison: str,
-        dtype: torch.dtype,
-        channels_last: bool,
-        tolerances: Tolerances,
+        self, target: torch.device, poison: str, dtype: torch.dtype, channels_last: bool, tolerances: Tolerances
     ) -> None:
-        x, finite = poisoned_map(poison, dtype, channels_last)
-        actual, expected = way(x.to(target)), true_result(x)
-        assert_statistics_close(actual.output, expected.output, tolerances[dtype])
+        for masked, united in [(False, False), (True, False), (False, True)]:
+            x, options, expected, clean = poisoned_case(poison, dtype, masked, united)
+            x = x.to(target, memory_format=FORMATS[channels_last])
+            for way in WAYS:
+                actual = way(x, **to_device(options, target))
+                assert torch.equal(actual.output.labels.cpu(), expected.output.labels)
+                if united:
+                    # An infinity less a number is infinite, but may be NaN where sums stand in for it.
+                    for a, e in zip(actual.output[:3], expected.output[:3], strict=True):
+                        assert torch.equal(a.cpu().isfinite(), e.isfinite())
+                else:
+                    assert_statistics_close(actual.output, expected.output, tolerances[dtype])
+                assert_gradients_close(actual.grad_x.cpu()[clean], expected.grad_x[clean], tolerances[dtype].gradient)
 
-        # Pixels that are finite, as their four neighbours are.
-        near = nn.functional.pad(~finite, (1, 1, 1, 1))
-        clean = ~(near[:, 1:-1, 1:-1] | near[:, :-2, 1:-1] | near[:, 2:, 1:-1] | near[:, 1:-1, :-2] | near[:, 1:-1, 2:])
-        clean = clean[:, None].expand_as(x)
-        assert_gradients_close(actual.grad_x.cpu()[clean], expected.grad_x[clean], tolerances[dtype].gradient)
-
-    @each_way
     @each_format
     @each_dtype
     @pytest.mark.parametrize("poison", POISONS)
     def test_no_influence_under_a_mask(
-        self, way: Way, target: torch.device, poison: str, dtype: torch.dtype, channels_last: bool
+        self, target: torch.device, poison: str, dtype: torch.dtype, channels_last: bool
     ) -> None:
-        x, mask = poisoned_map(poison, dtype, channels_last)
-        x, mask = x.to(target), mask.to(target)
-        actual = way(x, mask)
+        x, mask = poisoned_map(poison, dtype)
+        x, mask = x.to(target, memory_format=FORMATS[channels_last]), mask.to(target)
         blank = x.masked_fill(~mask[:, None], 0).contiguous(memory_format=FORMATS[channels_last])
-        assert_same_bits(actual, way(blank, mask))
-        assert actual.grad_x[~mask[:, None].expand_as(x)].eq(0).all()
-        assert actual.grad_x.isfinite().all()
+        for way in WAYS:
+            for superpixels in (None, blocks(x.shape).to(target)):
+                actual = way(x, mask, superpixels=superpixels)
+                assert_same_bits(actual, way(blank, mask, superpixels=superpixels))
+                assert actual.grad_x[~mask[:, None].expand_as(x)].eq(0).all()
+                assert actual.grad_x.isfinite().all()
 
 
 class TestMask:
@@ -488,6 +540,62 @@ class TestMask:
         assert_same_bits(way(x, mask), way(x, mask.contiguous()))
 
 
+class TestSuperpixels:
+    @each_way
+    @each_format
+    def test_one_pixel_each_changes_nothing(
+        self, way: Way, target: torch.device, channels_last: bool, tolerances: Tolerances
+    ) -> None:
+        x = response_map((2, 20, 9, 14), channels_last=channels_last)
+        superpixels = torch.arange(9 * 14).view(1, 9, 14).expand(2, -1, -1)
+        assert_close(way(x.to(target), superpixels=superpixels.to(target)), true_result(x), tolerances[x.dtype])
+
+    @each_way
+    @each_format
+    def test_one_superpixel_leaves_one_label(
+        self, way: Way, target: torch.device, channels_last: bool, tolerances: Tolerances
+    ) -> None:
+        x = response_map((2, 20, 9, 14), channels_last=channels_last)
+        mask, superpixels = holes(x.shape), torch.zeros(2, 9, 14, dtype=torch.int64)
+        actual = way(x.to(target), mask.to(target), superpixels=superpixels.to(target))
+        assert actual.output.label_counts.tolist() == [1, 1]
+        for image in range(2):
+            votes = x[image].argmax(dim=0)[mask[image]].bincount()
+            assert actual.output.labels[image][mask[image]].unique().tolist() == [int(votes.argmax())]
+        assert actual.output.labels[~mask].eq(-1).all()
+        assert_close(actual, true_result(x, mask, superpixels=superpixels), tolerances[x.dtype])
+
+    @each_way
+    @each_format
+    def test_images_of_a_batch_do_not_share_superpixels(
+        self, way: Way, target: torch.device, channels_last: bool
+    ) -> None:
+        x = response_map((3, 20, 31, 47), channels_last=channels_last).to(target)
+        superpixels = blocks(x.shape).to(target)
+        together = way(x, superpixels=superpixels).output
+        for image in range(3):
+            one = slice(image, image + 1)
+            alone = way(x[one], superpixels=superpixels[one]).output
+            for part, single in zip(together, alone, strict=True):
+                assert torch.equal(part[one], single)
+
+    def test_numbers_need_not_be_contiguous_in_memory(self, device: torch.device) -> None:
+        x = response_map((3, 7, 12, 12)).to(device)
+        superpixels = blocks((3, 7, 24, 24)).to(device)[:, ::2, ::2] // 2
+        assert not superpixels[:, :, ::2].is_contiguous()
+        assert_same_bits(
+            through_autograd(x[..., :6], superpixels=superpixels[:, :, ::2]),
+            through_autograd(x[..., :6], superpixels=superpixels[:, :, ::2].contiguous()),
+        )
+
+    @pytest.mark.parametrize(("numbers", "got"), [([0, -1], "from -1 to 0"), ([0, 2], "from 0 to 2")])
+    def test_numbers_out_of_range_are_an_error(self, numbers: list[int], got: str) -> None:
+        superpixels = torch.tensor(numbers).view(1, 1, 2)
+        with pytest.raises(ValueError, match=got) as raised:
+            dynamic_loss(torch.zeros(1, 3, 1, 2), superpixels=superpixels)
+        assert "from 0 to less than the number of pixels" in str(raised.value)
+
+
 # A view of a map [2, 20, 24, 30], and the formats of the map in which it is read where it lies.
 VIEWS: dict[str, tuple[Callable[[Tensor], Tensor], set[bool]]] = {
     "crop": (lambda x: x[:, :, 3:-2, 2:-5], {False, True}),
@@ -531,6 +639,19 @@ class TestMemory:
         x = response_map((1, 7, 9, 11), dtype).to(target)
         shifted = torch.cat([x.new_zeros(1), x.flatten()])[1:].view_as(x)
         assert_same_bits(way(shifted), way(x))
+
+    @each_way
+    @each_format
+    def test_strides_above_32_bits(self, way: Way, target: torch.device, channels_last: bool) -> None:
+        far = 2**31 + 100
+        try:
+            memory = torch.empty(2 * far + 200, dtype=torch.bfloat16, device=target)  # hardly any of it is touched
+        except RuntimeError:
+            pytest.skip("the system does not lend so much memory")
+        shape, strides = ((1, 5, 3, 7), (0, 1, far, 5)) if channels_last else ((1, 3, 5, 7), (0, far, 7, 1))
+        x = memory.as_strided(shape, strides)
+        x.copy_(response_map(shape, torch.bfloat16, channels_last))
+        assert_same_bits(way(x), way(x.contiguous(memory_format=FORMATS[channels_last])))
 
     @each_way
     def test_lazily_negated_maps(self, way: Way, device: torch.device) -> None:
@@ -638,7 +759,8 @@ class TestDeterminism:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         x, mask = response_map(shape, dtype, channels_last), holes(shape)
-        first = way(x, mask)
+        superpixels = blocks(shape)
+        first, first_united = way(x, mask), way(x, mask, superpixels=superpixels)
         for _ in range(3):
             assert_same_bits(way(x, mask), first)
         for openmp in (True, False):
@@ -648,6 +770,7 @@ class TestDeterminism:
             for count in (1, 2, 3):
                 threads(count)
                 assert_same_bits(way(x, mask), first)
+                assert_same_bits(way(x, mask, superpixels=superpixels), first_united)
                 assert _native.thread_count() == count
                 assert _native.uses_openmp() == (openmp and _runtime.openmp_parallel() != 0)
 
@@ -689,13 +812,16 @@ class TestDeterminism:
 class TestAutograd:
     @each_weighting
     @each_format
-    @pytest.mark.parametrize("masked", [False, True], ids=["no mask", "mask"])
-    def test_gradcheck(self, weighting: Weighting, channels_last: bool, masked: bool) -> None:
+    @pytest.mark.parametrize("options", ["", "mask", "superpixels", "mask and superpixels"])
+    def test_gradcheck(self, weighting: Weighting, channels_last: bool, options: str) -> None:
         # Numbers 0.1 apart, so that no step of the check meets a tie or a kink.
-        x = (torch.randperm(2 * 3 * 4 * 5).reshape(2, 3, 4, 5) / 10).double()
+        shape = (2, 3, 4, 5)
+        x = (torch.randperm(2 * 3 * 4 * 5).reshape(shape) / 10).double()
         x = x.contiguous(memory_format=FORMATS[channels_last]).requires_grad_()
-        mask = holes((2, 3, 4, 5)) if masked else None
-        assert torch.autograd.gradcheck(lambda x: dynamic_loss(x, weighting=weighting, mask=mask).loss, (x,))
+        mask = holes(shape) if "mask" in options else None
+        superpixels = blocks(shape) if "superpixels" in options else None
+        loss = functools.partial(dynamic_loss, weighting=weighting, mask=mask, superpixels=superpixels)
+        assert torch.autograd.gradcheck(lambda x: loss(x).loss, (x,))
 
     def test_backward_twice(self, device: torch.device) -> None:
         x = response_map((2, 7, 5, 9)).to(device).requires_grad_()
@@ -792,21 +918,22 @@ class TestAutograd:
 class TestTorchLibrary:
     @each_format
     @each_dtype
-    @pytest.mark.parametrize("masked", [False, True], ids=["no mask", "mask"])
-    def test_opcheck(self, dtype: torch.dtype, channels_last: bool, masked: bool) -> None:
+    @pytest.mark.parametrize("options", ["", "mask", "mask and superpixels"])
+    def test_opcheck(self, dtype: torch.dtype, channels_last: bool, options: str) -> None:
         x = response_map((2, 5, 6, 7), dtype, channels_last)
-        mask = holes(x.shape) if masked else None
+        mask = holes(x.shape) if "mask" in options else None
+        superpixels = blocks(x.shape) if "superpixels" in options else None
         namespace = torch.ops.dynamicseg
         for leaf in (x, x.clone().requires_grad_()):
-            torch.library.opcheck(namespace.dynamic_loss, (leaf, mask, "fsf", 15.0))
-        torch.library.opcheck(namespace.dynamic_loss_and_grad, (x, mask, "scf", 50.0))
-        _, _, _, weight, _, labels, logsumexp = namespace.dynamic_loss(x, mask, "fixed", 1.0)
+            torch.library.opcheck(namespace.dynamic_loss, (leaf, mask, superpixels, "fsf", 15.0))
+        torch.library.opcheck(namespace.dynamic_loss_and_grad, (x, mask, superpixels, "scf", 50.0))
+        _, _, _, weight, _, labels, logsumexp = namespace.dynamic_loss(x, mask, superpixels, "fixed", 1.0)
         arguments = (torch.ones_like(weight), x, mask, labels, logsumexp, weight)
         torch.library.opcheck(namespace.dynamic_loss_backward, arguments)
 
     def test_opcheck_of_large_results(self) -> None:
         x = response_map((1, 100, 110, 101))
-        torch.library.opcheck(torch.ops.dynamicseg.dynamic_loss_and_grad, (x, None, "scf", 50.0))
+        torch.library.opcheck(torch.ops.dynamicseg.dynamic_loss_and_grad, (x, None, None, "scf", 50.0))
 
     # PyTorch's own, while it loads inductor.
     @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -869,6 +996,24 @@ MISTAKES: dict[str, tuple[Callable[[], object], type[Exception], str, str]] = {
     "mask without batch": (lambda: dynamic_loss(a_map(), mask=A_MASK[0]), ValueError, "[4, 5]", "[B, H, W]"),
     "mask transposed": (lambda: dynamic_loss(a_map(), mask=A_MASK.mT), ValueError, "[2, 5, 4]", "[B, H, W]"),
     "mask elsewhere": (lambda: dynamic_loss(a_map(), mask=A_MASK.to("meta")), ValueError, "meta", "move"),
+    "superpixels array": (
+        lambda: dynamic_loss(a_map(), superpixels=A_MASK.numpy()),  # type: ignore[arg-type]
+        TypeError,
+        "ndarray",
+        "int64 tensor",
+    ),
+    "superpixels int32": (
+        lambda: dynamic_loss(a_map(), superpixels=A_MASK.int()),
+        TypeError,
+        "torch.int32",
+        "int64 tensor",
+    ),
+    "superpixels without batch": (
+        lambda: dynamic_loss(a_map(), superpixels=A_MASK[0].long()),
+        ValueError,
+        "[4, 5]",
+        "[B, H, W]",
+    ),
     "loss and grad": (lambda: dynamic_loss_and_grad(a_map(), mu=0), ValueError, "mu is 0.0", "> 0"),
 }
 

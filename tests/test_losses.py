@@ -27,9 +27,10 @@ def test_it_is_a_public_name() -> None:
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_it_is_the_op(x: Tensor, weighting: Weighting) -> None:
     mask = torch.rand(3, 7, 8, device=x.device) > 0.4
+    superpixels = torch.randint(10, (3, 7, 8), device=x.device)
     for mu in (None, 4.0):
-        output = DynamicLoss(weighting, mu, reduction="none")(x, mask)
-        expected = ops.dynamic_loss(x, weighting=weighting, mu=mu, mask=mask)
+        output = DynamicLoss(weighting, mu, reduction="none")(x, mask, superpixels)
+        expected = ops.dynamic_loss(x, weighting=weighting, mu=mu, mask=mask, superpixels=superpixels)
         for part, true in zip(output, expected, strict=True):
             assert torch.equal(part, true)
 

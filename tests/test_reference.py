@@ -56,7 +56,6 @@ class TestByHand:
         mask = torch.tensor([[[True, False], [True, True]]])
         x = by_hand()
         x[0, :, 0, 1] = torch.nan
-        x.requires_grad_()
         output = reference.dynamic_loss(x, weighting="fixed", mu=2, mask=mask)
         similarity = (2 * LN2 + log(4 / 3)) / 3
         continuity = (0 + LN3) / 2 + (0 + LN3) / 2
@@ -65,6 +64,18 @@ class TestByHand:
         assert output.similarity.item() == pytest.approx(similarity)
         assert output.continuity.item() == pytest.approx(continuity)
         assert output.loss.item() == pytest.approx(similarity + 2 * continuity)
+
+    @pytest.mark.parametrize("poison", [torch.nan, torch.inf, -torch.inf])
+    def test_what_is_masked_has_gradient_0_and_no_influence(self, poison: float) -> None:
+        mask = torch.tensor([[[True, False], [True, True]]])
+        gradients: list[Tensor] = []
+        for masked_value in (0.0, poison):
+            x = by_hand()
+            x[0, :, 0, 1] = masked_value
+            x.requires_grad_()
+            gradients += torch.autograd.grad(reference.dynamic_loss(x, mask=mask).loss.sum(), x)
+        assert gradients[1][0, :, 0, 1].tolist() == [0, 0]
+        assert torch.equal(gradients[0], gradients[1])
 
     def test_masked_label_is_not_counted(self) -> None:
         mask = torch.tensor([[[True, True], [False, True]]])
@@ -96,6 +107,34 @@ class TestByHand:
         x = torch.tensor([1.0, 5.0, 5.0, 5.0]).reshape(1, 4, 1, 1)
         assert reference.dynamic_loss(x).labels.tolist() == [[[1]]]
         assert reference.dynamic_loss(torch.zeros(1, 9, 2, 2)).label_counts.tolist() == [1]
+
+    def test_superpixels(self) -> None:
+        # Labels 0 0 / 1 0. Left column: one of each, so the lower; right column: both 0.
+        columns = torch.tensor([[[0, 1], [0, 1]]])
+        x = by_hand().requires_grad_()
+        output = reference.dynamic_loss(x, weighting="fsf", superpixels=columns)
+        assert output.labels.tolist() == [[[0, 0], [0, 0]]]
+        assert output.label_counts.tolist() == [1]
+        assert output.weight.item() == pytest.approx(1 / 15)
+        # The pixel (0, ln 3) has label 0 now: ln 4 - 0.
+        assert output.similarity.item() == pytest.approx((2 * LN2 + log(4 / 3) + log(4)) / 4)
+        assert output.continuity.item() == pytest.approx(CONTINUITY)
+        (grad_x,) = torch.autograd.grad(output.loss.sum(), x)
+        w = 1 / 15 / 4
+        assert grad_x[0, :, 1, 0].tolist() == pytest.approx([-3 / 16, 3 / 16 + 2 * w])
+
+    def test_the_most_frequent_label_of_a_superpixel_under_a_mask(self) -> None:
+        x = torch.zeros(1, 4, 1, 6)
+        for column, label in enumerate([3, 3, 1, 2, 2, 0]):
+            x[0, label, 0, column] = 1
+        superpixels = torch.tensor([[[0, 0, 0, 0, 0, 1]]])
+        mask = torch.tensor([[[True, True, True, True, False, False]]])
+        unmasked = reference.dynamic_loss(x, superpixels=superpixels)
+        assert unmasked.labels.tolist() == [[[2, 2, 2, 2, 2, 0]]]
+        assert unmasked.label_counts.tolist() == [2]
+        masked = reference.dynamic_loss(x, superpixels=superpixels, mask=mask)
+        assert masked.labels.tolist() == [[[3, 3, 3, 3, -1, -1]]]
+        assert masked.label_counts.tolist() == [1]
 
     def test_images_of_a_batch_have_their_own_weights(self) -> None:
         batch = torch.cat([by_hand(), torch.zeros(1, 2, 2, 2, dtype=torch.float64)])

@@ -26,7 +26,7 @@ def test_labels_are_numbered_without_gaps_by_area() -> None:
     assert (np.diff(areas) <= 0).all()
     assert len(segmentation.history) == 3
     assert segmentation.n_labels == segmentation.history[-1]["n_labels"]
-    assert set(segmentation.timings) == {"read", "train", "total"}
+    assert set(segmentation.timings) == {"read", "superpixels", "train", "total"}
 
 
 def test_a_path_a_pil_image_and_an_array_give_the_same_labels(tmp_path: Path) -> None:
@@ -82,7 +82,8 @@ def test_options_reach_the_training() -> None:
     segmentation = Segmenter(weighting="scf", mu=20, seed=4, **QUICK).segment(PHOTO)
     assert segmentation.history[0]["weight"] == pytest.approx(20 / segmentation.history[0]["n_labels"])
     assert (segmentation.config.seed, segmentation.config.device) == (4, "cuda" if torch.cuda.is_available() else "cpu")
-    assert segmentation.config.precision == "float32"
+    assert segmentation.config.precision in ("float32", "bfloat16")  # "auto" is resolved
+    assert Segmenter("paper").config.precision == "float32"
 
 
 def test_the_same_seed_gives_the_same_segmentation() -> None:
@@ -118,9 +119,29 @@ def test_a_gpu_that_is_not_there_is_named() -> None:
         Segmenter(device="cuda")
 
 
-def test_the_docstring_examples_use_names_that_exist() -> None:
+def test_the_public_names_are_there() -> None:
     assert set(ds.__all__) <= set(dir(ds))
     for name in ds.__all__:
         assert getattr(ds, name) is not None
+    assert ds.ops.dynamic_loss is not None
+    assert ds.reference.dynamic_loss is not None
     with pytest.raises(AttributeError, match="no attribute 'segmnt'"):
         ds.segmnt  # noqa: B018
+
+
+def test_the_fast_preset_keeps_labels_consistent_within_superpixels() -> None:
+    from dynamicseg.superpixels import felzenszwalb_superpixels
+
+    segmentation = ds.segment(PHOTO)
+    assert (segmentation.config.preset, segmentation.config.weighting) == ("fast", "scf")
+    assert len(segmentation.history) <= 6
+    config = segmentation.config
+    assert config.superpixel_scale is not None
+    superpixels = felzenszwalb_superpixels(
+        (PHOTO / 255).astype(np.float32),
+        scale=config.superpixel_scale,
+        sigma=config.superpixel_sigma,
+        min_size=config.superpixel_min_size,
+    )
+    for number in range(superpixels.max() + 1):
+        assert len(np.unique(segmentation.labels[superpixels == number])) == 1

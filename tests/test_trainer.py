@@ -33,15 +33,25 @@ def small_photo(request: pytest.FixtureRequest) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("weighting", ["fsf", "scf", "fixed"])
-def test_the_first_steps_are_those_of_the_published_loop(small_photo: NDArray[np.uint8], weighting: str) -> None:
-    # Twenty steps one after the other cannot be compared: the published loop run on one thread differs from itself on
-    # two by several per cent after twenty steps, because training magnifies the last bit. The next test has no such
-    # limit: it starts each step from the published state.
-    config = configure("paper", weighting=weighting, max_steps=5)
+def test_twenty_steps_are_those_of_the_published_loop(small_photo: NDArray[np.uint8], weighting: str) -> None:
+    config = configure("paper", weighting=weighting, max_steps=20)
+    losses, counts, labels = published_loop(small_photo, weighting=weighting, mu=config.mu, steps=20, seed=0)
+    trained = train_on_image(as_input(small_photo), config)
+    np.testing.assert_allclose([step["loss"] for step in trained.history], losses, rtol=1e-3)
+    np.testing.assert_allclose([step["n_labels"] for step in trained.history], counts, atol=1)
+    assert (trained.labels.numpy() == labels).mean() > 0.99
+
+
+@pytest.mark.parametrize("weighting", ["fsf", "scf", "fixed"])
+def test_the_fused_loss_begins_as_the_published_loop(small_photo: NDArray[np.uint8], weighting: str) -> None:
+    # Later steps cannot be compared: the published loop run on one thread differs from itself on two by several per
+    # cent after twenty steps, because training magnifies the last bit. The next test has no such limit: it starts each
+    # step from the published state.
+    config = configure("paper", weighting=weighting, max_steps=5, loss="fused")
     losses, counts, _ = published_loop(small_photo, weighting=weighting, mu=config.mu, steps=5, seed=0)
     history = train_on_image(as_input(small_photo), config).history
-    np.testing.assert_allclose([step["loss"] for step in history], losses, rtol=1e-3)
-    np.testing.assert_allclose([step["n_labels"] for step in history], counts, atol=1)
+    np.testing.assert_allclose([step["loss"] for step in history], losses, rtol=1e-2)
+    np.testing.assert_allclose([step["n_labels"] for step in history], counts, atol=2)
 
 
 @pytest.mark.parametrize("weighting", ["fsf", "scf", "fixed"])

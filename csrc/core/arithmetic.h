@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "dynamicseg/types.h"
 
@@ -15,6 +16,16 @@
 #endif
 
 namespace dynamicseg {
+
+// An element of a map as a number to compute with.
+DYNAMICSEG_HOST_DEVICE float number(float element) { return element; }
+DYNAMICSEG_HOST_DEVICE double number(double element) { return element; }
+DYNAMICSEG_HOST_DEVICE float number(BFloat16 element) {
+  const std::uint32_t word = static_cast<std::uint32_t>(element.bits) << 16;
+  float value;
+  std::memcpy(&value, &word, sizeof value);
+  return value;
+}
 
 // Weight on continuity of an image with `label_count` labels. An image without one valid pixel has no label; its terms
 // are 0, and counting one label keeps the weight finite.

@@ -9,6 +9,7 @@
 #include "cpu/dynamic_loss_kernels.h"
 #include "cpu/instruction_set.h"
 #include "cpu/parallel.h"
+#include "cpu/superpixels.h"
 #include "dynamicseg/dynamic_loss.h"
 
 namespace dynamicseg {
@@ -136,12 +137,55 @@ class AliveLabels {
   std::vector<std::uint64_t> bits_;
 };
 
+void write_label_count(const DynamicLossParams& params, std::int64_t image, std::int64_t label_count) {
+  params.label_counts[image] = label_count;
+  write_statistic(params.weight, params.dtype, image, dynamic_weight(params.weighting, params.mu, label_count));
+}
+
 void write_label_counts(const DynamicLossParams& params, const Tiling& tiling, const AliveLabels& alive) {
   for (std::int64_t image = 0; image < params.shape.batch; ++image) {
-    const std::int64_t label_count = alive.count(image * tiling.per_image(), (image + 1) * tiling.per_image());
-    params.label_counts[image] = label_count;
-    write_statistic(params.weight, params.dtype, image, dynamic_weight(params.weighting, params.mu, label_count));
+    write_label_count(params, image, alive.count(image * tiling.per_image(), (image + 1) * tiling.per_image()));
   }
+}
+
+// The most frequent label of each superpixel in place of the labels of its pixels.
+void unite_labels_in_superpixels(const DynamicLossParams& params) {
+  const std::int64_t pixels = params.shape.height * params.shape.width;
+  for (std::int64_t image = 0; image < params.shape.batch; ++image) {
+    const std::int64_t label_count = unite_labels(params.superpixels + image * pixels, params.superpixel_count,
+                                                  params.labels + image * pixels, pixels, params.shape.channels);
+    write_label_count(params, image, label_count);
+  }
+}
+
+// Sum over a tile of logsumexp less the response to the label, which need not be the greatest.
+template <class Storage, class Statistic>
+double similarity_to_labels_of(const DynamicLossParams& params, const Tile& tile) {
+  const auto* x = static_cast<const Storage*>(params.x) + tile.image * params.strides.batch;
+  const auto* logsumexp = static_cast<const Statistic*>(params.logsumexp);
+  double sum = 0;
+  for (std::int64_t row = tile.row_begin; row < tile.row_end; ++row) {
+    for (std::int64_t column = tile.column_begin; column < tile.column_end; ++column) {
+      const std::int64_t pixel = (tile.image * params.shape.height + row) * params.shape.width + column;
+      if (params.labels[pixel] < 0) continue;
+      const Storage response = x[params.labels[pixel] * params.strides.channel + row * params.strides.height +
+                                 column * params.strides.width];
+      sum += static_cast<double>(logsumexp[pixel]) - static_cast<double>(number(response));
+    }
+  }
+  return sum;
+}
+
+double similarity_to_labels(const DynamicLossParams& params, const Tile& tile) {
+  switch (params.dtype) {
+    case DType::float32:
+      return similarity_to_labels_of<float, float>(params, tile);
+    case DType::float64:
+      return similarity_to_labels_of<double, double>(params, tile);
+    case DType::bfloat16:
+      break;
+  }
+  return similarity_to_labels_of<BFloat16, float>(params, tile);
 }
 
 void write_sums(const DynamicLossParams& params, const Tiling& tiling, const std::vector<TileSums>& sums) {
@@ -185,7 +229,14 @@ void forward(const DynamicLossParams& params, const Tiling& tiling, const Dynami
   parallel_for(tiling.count(), [&](std::int64_t index) {
     sums[static_cast<std::size_t>(index)] = kernels.forward(params, tiling[index], alive.of_tile(index));
   });
-  write_label_counts(params, tiling, alive);
+  if (params.superpixels == nullptr) {
+    write_label_counts(params, tiling, alive);
+  } else {
+    unite_labels_in_superpixels(params);
+    parallel_for(tiling.count(), [&](std::int64_t index) {
+      sums[static_cast<std::size_t>(index)].similarity = similarity_to_labels(params, tiling[index]);
+    });
+  }
   write_sums(params, tiling, sums);
 }
 
@@ -223,7 +274,7 @@ void label_and_measure(const DynamicLossParams& params, const Tiling& tiling, co
 void dynamic_loss_cpu(const DynamicLossParams& params) {
   const Tiling tiling(params.shape);
   const DynamicLossKernels kernels = kernels_of_active_instruction_set(params);
-  if (params.grad_x != nullptr && kernels.label != nullptr) {
+  if (params.grad_x != nullptr && kernels.label != nullptr && params.superpixels == nullptr) {
     label_and_measure(params, tiling, kernels);
     return;
   }

@@ -176,7 +176,7 @@ TileSums forward_channels_last(const DynamicLossParams& params, const Tile& tile
       top[i] = 0;
       exp_sum[i] = 1;  // its logarithm, 0, adds nothing to the similarity
       if (!(pixel.flags & kValid)) continue;
-      top[i] = value_of(pixel.here[image.labels[row * image.width + column]]);
+      top[i] = number(pixel.here[image.labels[row * image.width + column]]);
       Values<Value> exp_sums{}, down_differences{}, right_differences{};
       for_lanes<Value>(image.channels, [&](std::int64_t begin, auto count) __attribute__((always_inline)) {
         const Values<Value> rest{};
@@ -298,7 +298,7 @@ TileSums measure_channels_last(const DynamicLossParams& params, const Tile& tile
         top[i] = 0;
         exp_sum[i] = 1;  // its logarithm, 0, adds nothing to the similarity
         if (!(pixel.flags & kValid)) continue;
-        top[i] = value_of(pixel.here[labels[first + i]]);
+        top[i] = number(pixel.here[labels[first + i]]);
         Values<Value> exp_sums{}, down_differences{}, right_differences{};
         for_lanes<Value>(channels, [&](std::int64_t begin, auto count) __attribute__((always_inline)) {
           __builtin_prefetch(pixel.here + ahead + begin);

@@ -8,7 +8,7 @@ namespace dynamicseg {
 namespace DYNAMICSEG_ISA {
 namespace {
 
-// What is valid of a pixel of a contiguous map under a mask.
+// What is valid of a pixel: itself, and its pair with each of its neighbours.
 enum PixelFlag : int { kValid = 1, kUp = 2, kDown = 4, kLeft = 8, kRight = 16 };
 
 // One image of the batch.

@@ -2,7 +2,8 @@
 //
 // Fused: argmax, logsumexp, label bitmap, similarity and both continuity terms in one reading of the map; then softmax,
 // one-hot label and the signs of four differences in a second reading that writes the gradient. The label count of a
-// whole image lies between the two, for it decides the weight.
+// whole image lies between the two, for it decides the weight. Where both readings are one call and the map is channels
+// last, the first takes only the labels, and the second everything else, so that each exponential is taken once.
 // Never written to memory: softmax, differences, signs, one-hot labels; nothing of the map's size but the gradient.
 // Bytes, for a map of n bytes: forward n read, backward n read and n written; labels and logsumexp are 1/C of that.
 // Tie rule: the lowest channel wins the label; a NaN wins over every number, the first one over later ones.

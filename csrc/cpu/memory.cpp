@@ -1,5 +1,6 @@
 #include "dynamicseg/memory.h"
 
+#include <atomic>
 #include <cstdlib>
 #include <limits>
 #include <mutex>
@@ -25,12 +26,20 @@ struct Kept {
 };
 
 std::mutex keepers_mutex;
-int keepers = 0;
+std::atomic<int> keepers{0};
 
 // Never destroyed: Python may let go of a result while the process ends.
 Kept& kept() {
   static Kept& instance = *new Kept;
   return instance;
+}
+
+// What is kept outside of a training loop at the most.
+constexpr std::size_t kKeptBytes = std::size_t{256} << 20;
+
+void free_kept() {
+  const std::lock_guard lock(kept().mutex);
+  std::free(std::exchange(kept().memory, nullptr));
 }
 
 }  // namespace
@@ -53,6 +62,10 @@ void* take_result_memory(std::size_t bytes) {
 }
 
 void give_back_result_memory(void* memory, std::size_t bytes) noexcept {
+  if (bytes > kKeptBytes && keepers.load() == 0) {
+    std::free(memory);
+    return;
+  }
   const std::lock_guard lock(kept().mutex);
   std::free(std::exchange(kept().memory, memory));
   kept().bytes = bytes;
@@ -70,6 +83,7 @@ void begin_keeping_freed_memory() {
 void end_keeping_freed_memory() {
   const std::lock_guard lock(keepers_mutex);
   if (--keepers > 0) return;
+  free_kept();
 #if defined(__GLIBC__)
   // What glibc itself arrives at in a process that has freed large memory.
   constexpr int kLargestMapThreshold = 32 << 20;

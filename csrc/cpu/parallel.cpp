@@ -49,7 +49,7 @@ void parallel_for(std::int64_t count, void (*task)(void*, std::int64_t), void* c
     helpers.reserve(static_cast<std::size_t>(threads - 1));
     try {
       for (int i = 1; i < threads; ++i) helpers.emplace_back(take_turns, &work);
-    } catch (const std::system_error&) {
+    } catch (...) {
       // The system gives no more threads: those that are there do the work.
     }
     work.take_turns();

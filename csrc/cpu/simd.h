@@ -14,6 +14,7 @@
 #include <immintrin.h>
 #endif
 
+#include "core/arithmetic.h"
 #include "dynamicseg/types.h"
 
 #define DYNAMICSEG_INLINE [[maybe_unused]] static inline __attribute__((always_inline))
@@ -151,15 +152,6 @@ DYNAMICSEG_INLINE void store(BFloat16* target, Values<float> values) {
   std::memcpy(target, &halves, sizeof halves);
 }
 
-DYNAMICSEG_INLINE float value_of(float element) { return element; }
-DYNAMICSEG_INLINE double value_of(double element) { return element; }
-DYNAMICSEG_INLINE float value_of(BFloat16 element) {
-  const std::uint32_t word = static_cast<std::uint32_t>(element.bits) << 16;
-  float value;
-  std::memcpy(&value, &word, sizeof value);
-  return value;
-}
-
 // The first `count` lanes from memory, the others from `rest`.
 template <class Storage>
 DYNAMICSEG_INLINE Values<Compute<Storage>> load_first(const Storage* source, int count, Values<Compute<Storage>> rest) {
@@ -174,7 +166,7 @@ DYNAMICSEG_INLINE Values<Compute<Storage>> load_first(const Storage* source, int
   {
     Values<Compute<Storage>> values = rest;
     for (int lane = 0; lane < count; ++lane) {
-      values[lane] = value_of(source[lane]);
+      values[lane] = number(source[lane]);
     }
     return values;
   }
@@ -299,7 +291,15 @@ struct LanesUpTo<0, kLane...> {
 
 template <int kBy, class Vector, int... kLane>
 DYNAMICSEG_INLINE Vector rotate_lanes(Vector v, LaneList<kLane...>) {
-  return __builtin_shufflevector(v, v, ((kLane + kBy) % static_cast<int>(sizeof...(kLane)))...);
+  constexpr int kCount = static_cast<int>(sizeof...(kLane));
+#if defined(__GNUC__) && !defined(__clang__)
+  // GCC knows __builtin_shufflevector only from version 12 on.
+  typedef std::conditional_t<sizeof(v[0]) == 4, std::int32_t, std::int64_t> Lane;
+  typedef Lane Lanes __attribute__((vector_size(sizeof(Vector))));
+  return __builtin_shuffle(v, Lanes{((kLane + kBy) % kCount)...});
+#else
+  return __builtin_shufflevector(v, v, ((kLane + kBy) % kCount)...);
+#endif
 }
 // Lane i gets lane i + kBy, round and round.
 template <int kBy, class Vector>
@@ -356,18 +356,15 @@ struct LongSum {
     if constexpr (std::is_same_v<Value, double>) {
       lower += v;
     } else {
-      add_halves(v, typename LanesUpTo<kLanes<double>>::type{});
+      typedef float Half __attribute__((vector_size(kVectorBytes / 2)));
+      Half halves[2];
+      std::memcpy(halves, &v, sizeof halves);
+      lower += __builtin_convertvector(halves[0], Values<double>);
+      upper += __builtin_convertvector(halves[1], Values<double>);
     }
   }
 
   __attribute__((always_inline)) double total() const { return sum_of_lanes(lower + upper); }
-
- private:
-  template <int... kLane>
-  __attribute__((always_inline)) void add_halves(Values<float> v, LaneList<kLane...>) {
-    lower += __builtin_convertvector(__builtin_shufflevector(v, v, kLane...), Values<double>);
-    upper += __builtin_convertvector(__builtin_shufflevector(v, v, (kLane + kLanes<double>)...), Values<double>);
-  }
 };
 
 // ---- functions ------------------------------------------------------------------------------------------------------

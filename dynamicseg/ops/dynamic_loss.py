@@ -5,7 +5,6 @@ Fake and autograd registrations are in Python, so that the native core needs no 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -15,7 +14,7 @@ from torch import Tensor
 from dynamicseg import _native, reference
 from dynamicseg.ops._runtime import backend_for, lend_threads
 from dynamicseg.reference import DynamicLossOutput
-from dynamicseg.weighting import DEFAULT_MU, WEIGHTINGS, Weighting
+from dynamicseg.weighting import Weighting, checked_mu
 
 MemoryFormat = Literal["contiguous", "channels_last"]
 
@@ -24,7 +23,12 @@ _DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "
 
 
 def dynamic_loss(
-    x: Tensor, *, weighting: Weighting = "fsf", mu: float | None = None, mask: Tensor | None = None
+    x: Tensor,
+    *,
+    weighting: Weighting = "fsf",
+    mu: float | None = None,
+    mask: Tensor | None = None,
+    superpixels: Tensor | None = None,
 ) -> DynamicLossOutput:
     """The dynamically weighted loss of each image of a batch; the same as ``reference.dynamic_loss``, fused.
 
@@ -36,6 +40,8 @@ def dynamic_loss(
         weighting: ``"fsf"``, ``"scf"`` or ``"fixed"``, see ``weighting.Weighting``.
         mu: constant of the weighting, > 0; by default the published one: 15, 50, 1.
         mask: ``[B, H, W]`` bool, true where there is data; default: everywhere.
+        superpixels: ``[B, H, W]`` int64, numbers of superpixels from 0, with few gaps: the label of each pixel is then
+            the most frequent one in its superpixel in place of its own.
 
     Returns:
         ``DynamicLossOutput``: ``loss`` (the only one with a gradient), ``similarity``, ``continuity``, ``weight``,
@@ -45,34 +51,39 @@ def dynamic_loss(
         TypeError: ``x`` or ``mask`` is not a tensor of the right dtype.
         ValueError: the shape, weighting or mu is wrong, or ``mask`` is on another device.
     """
-    mu = _check(x, weighting, mu, mask)
+    mu = _check(x, weighting, mu, mask, superpixels)
     if backend_for(x.device) == "reference":
-        return reference.dynamic_loss(x, weighting=weighting, mu=mu, mask=mask)
-    *statistics, _ = _dynamic_loss(x, mask, weighting, mu)
+        return reference.dynamic_loss(x, weighting=weighting, mu=mu, mask=mask, superpixels=superpixels)
+    *statistics, _ = _dynamic_loss(x, mask, superpixels, weighting, mu)
     return DynamicLossOutput(*statistics)
 
 
 def dynamic_loss_and_grad(
-    x: Tensor, *, weighting: Weighting = "fsf", mu: float | None = None, mask: Tensor | None = None
+    x: Tensor,
+    *,
+    weighting: Weighting = "fsf",
+    mu: float | None = None,
+    mask: Tensor | None = None,
+    superpixels: Tensor | None = None,
 ) -> tuple[DynamicLossOutput, Tensor]:
     """``dynamic_loss`` and the gradient of its mean over the batch, in one native call, outside autograd.
 
     For a training loop of one's own: ``output, grad_x = dynamic_loss_and_grad(x); x.backward(grad_x)``.
     Arguments and errors as in ``dynamic_loss``. The gradient is ``[B, C, H, W]``, in dtype and memory format of ``x``.
     """
-    mu = _check(x, weighting, mu, mask)
+    mu = _check(x, weighting, mu, mask, superpixels)
     x = x.detach()
     if backend_for(x.device) == "reference":
         with torch.enable_grad():
             leaf = x.requires_grad_()
-            output = reference.dynamic_loss(leaf, weighting=weighting, mu=mu, mask=mask)
+            output = reference.dynamic_loss(leaf, weighting=weighting, mu=mu, mask=mask, superpixels=superpixels)
             (grad_x,) = torch.autograd.grad(output.loss.sum() / max(len(output.loss), 1), leaf)
         return output._replace(loss=output.loss.detach()), grad_x
-    *statistics, _, grad_x = _dynamic_loss_and_grad(x, mask, weighting, mu)
+    *statistics, grad_x = _dynamic_loss_and_grad(x, mask, superpixels, weighting, mu)
     return DynamicLossOutput(*statistics), grad_x
 
 
-def _check(x: Tensor, weighting: Weighting, mu: float | None, mask: Tensor | None) -> float:
+def _check(x: Tensor, weighting: Weighting, mu: float | None, mask: Tensor | None, superpixels: Tensor | None) -> float:
     """Every argument against what the kernels take; returns mu."""
     if not isinstance(x, Tensor):
         raise TypeError(f"x is a {type(x).__name__}: pass a torch.Tensor [B, C, H, W] of responses")
@@ -80,11 +91,7 @@ def _check(x: Tensor, weighting: Weighting, mu: float | None, mask: Tensor | Non
         raise ValueError(f"x has shape {list(x.shape)}: pass [B, C, H, W] with C >= 1")
     if x.dtype not in _DTYPES and not (x.dtype == torch.float16 and x.device.type != "cpu"):
         raise TypeError(f"x is {x.dtype}: pass float32, float64 or bfloat16")
-    if weighting not in WEIGHTINGS:
-        raise ValueError(f"weighting {weighting!r}: choose one of {', '.join(WEIGHTINGS)}")
-    mu = DEFAULT_MU[weighting] if mu is None else float(mu)
-    if not (mu > 0 and math.isfinite(mu)):
-        raise ValueError(f"mu is {mu}: pass a finite number > 0")
+    mu = checked_mu(weighting, mu)
     if mask is not None:
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
             kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
@@ -93,6 +100,14 @@ def _check(x: Tensor, weighting: Weighting, mu: float | None, mask: Tensor | Non
             raise ValueError(f"mask has shape {list(mask.shape)}, x {list(x.shape)}: pass a mask [B, H, W]")
         if mask.device != x.device:
             raise ValueError(f"mask is on {mask.device}, x on {x.device}: move one to the other")
+    if superpixels is not None:
+        if not isinstance(superpixels, Tensor) or superpixels.dtype != torch.int64:
+            kind = superpixels.dtype if isinstance(superpixels, Tensor) else type(superpixels).__name__
+            raise TypeError(f"superpixels is {kind}: pass an int64 tensor [B, H, W] of superpixel numbers")
+        if superpixels.shape != (x.shape[0], x.shape[2], x.shape[3]):
+            raise ValueError(f"superpixels has shape {list(superpixels.shape)}, x {list(x.shape)}: pass [B, H, W]")
+        if superpixels.device != x.device:
+            raise ValueError(f"superpixels is on {superpixels.device}, x on {x.device}: move one to the other")
     return mu
 
 
@@ -154,10 +169,24 @@ def _empty_outputs(x: Tensor) -> _Outputs:
     )
 
 
+def _numbered(superpixels: Tensor | None) -> tuple[Tensor | None, int]:
+    """Superpixels as the kernels read them, and how many there are."""
+    if superpixels is None or superpixels.numel() == 0:
+        return None, 0
+    lowest, highest = (int(number) for number in superpixels.aminmax())
+    if lowest < 0 or highest >= superpixels[0].numel():
+        raise ValueError(
+            f"superpixels are numbered from {lowest} to {highest}: number them from 0 to less than the number of "
+            "pixels, for example with skimage.segmentation.relabel_sequential"
+        )
+    return superpixels.to(torch.int32).contiguous(), highest + 1
+
+
 def _run(
     kernel: Callable[[_native.DynamicLossParams], None],
     x: Tensor,
     mask: Tensor | None,
+    superpixels: Tensor | None,
     weighting: str,
     mu: float,
     **arrays: Tensor,
@@ -167,6 +196,7 @@ def _run(
     if dense_format is None:
         x, dense_format = x.contiguous(), "contiguous"
     mask = None if mask is None else mask.contiguous()
+    superpixels, superpixel_count = _numbered(superpixels)
     addresses = dict.fromkeys((*_Outputs._fields, "grad_x", "grad_loss"), 0) | {
         name: array.data_ptr() for name, array in arrays.items()
     }
@@ -179,6 +209,8 @@ def _run(
             shape=tuple(x.shape),
             strides=x.stride(),
             mask=0 if mask is None else mask.data_ptr(),
+            superpixels=0 if superpixels is None else superpixels.data_ptr(),
+            superpixel_count=superpixel_count,
             weighting=weighting,
             mu=mu,
             grad_strides=arrays["grad_x"].stride() if "grad_x" in arrays else (0, 0, 0, 0),
@@ -190,33 +222,45 @@ def _run(
 # ---- torch.library ---------------------------------------------------------------------------------------------------
 
 _Forward = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
-_ForwardAndGrad = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+_ForwardAndGrad = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 @torch.library.custom_op("dynamicseg::dynamic_loss", mutates_args=(), device_types="cpu")
-def _dynamic_loss(x: Tensor, mask: Tensor | None, weighting: str, mu: float) -> _Forward:
+def _dynamic_loss(x: Tensor, mask: Tensor | None, superpixels: Tensor | None, weighting: str, mu: float) -> _Forward:
     outputs = _empty_outputs(x)
-    _run(_native.dynamic_loss, x, mask, weighting, mu, **outputs._asdict())
+    _run(_native.dynamic_loss, x, mask, superpixels, weighting, mu, **outputs._asdict())
     return (*outputs,)
 
 
 @_dynamic_loss.register_fake
-def _(x: Tensor, mask: Tensor | None, weighting: str, mu: float) -> _Forward:
+def _(x: Tensor, mask: Tensor | None, superpixels: Tensor | None, weighting: str, mu: float) -> _Forward:
     return (*_empty_outputs(x),)
 
 
 @torch.library.custom_op("dynamicseg::dynamic_loss_and_grad", mutates_args=(), device_types="cpu")
-def _dynamic_loss_and_grad(x: Tensor, mask: Tensor | None, weighting: str, mu: float) -> _ForwardAndGrad:
+def _dynamic_loss_and_grad(
+    x: Tensor, mask: Tensor | None, superpixels: Tensor | None, weighting: str, mu: float
+) -> _ForwardAndGrad:
     outputs = _empty_outputs(x)
     grad_x = _grad_memory(x)
     grad_loss = torch.full_like(outputs.loss, 1 / max(len(x), 1))
-    _run(_native.dynamic_loss, x, mask, weighting, mu, **outputs._asdict(), grad_x=grad_x, grad_loss=grad_loss)
-    return (*outputs, grad_x)
+    _run(
+        _native.dynamic_loss,
+        x,
+        mask,
+        superpixels,
+        weighting,
+        mu,
+        **outputs._asdict(),
+        grad_x=grad_x,
+        grad_loss=grad_loss,
+    )
+    return (*outputs[:-1], grad_x)  # no logsumexp: some kernels need none here, and leave it unwritten
 
 
 @_dynamic_loss_and_grad.register_fake
-def _(x: Tensor, mask: Tensor | None, weighting: str, mu: float) -> _ForwardAndGrad:
-    return (*_empty_outputs(x), _empty_grad(x))
+def _(x: Tensor, mask: Tensor | None, superpixels: Tensor | None, weighting: str, mu: float) -> _ForwardAndGrad:
+    return (*_empty_outputs(x)[:-1], _empty_grad(x))
 
 
 @torch.library.custom_op("dynamicseg::dynamic_loss_backward", mutates_args=(), device_types="cpu")
@@ -225,8 +269,8 @@ def _dynamic_loss_backward(
 ) -> Tensor:
     grad_x = _grad_memory(x)
     arrays = {"labels": labels, "logsumexp": logsumexp, "weight": weight, "grad_loss": grad_loss.contiguous()}
-    # The weight is there already: neither weighting nor mu is looked at.
-    _run(_native.dynamic_loss_backward, x, mask, "fixed", 1.0, **arrays, grad_x=grad_x)
+    # Weight and labels are there already: weighting, mu and superpixels are not looked at.
+    _run(_native.dynamic_loss_backward, x, mask, None, "fixed", 1.0, **arrays, grad_x=grad_x)
     return grad_x
 
 
@@ -236,7 +280,7 @@ def _(grad_loss: Tensor, x: Tensor, mask: Tensor | None, labels: Tensor, logsume
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: _Forward) -> None:
-    x, mask, _, _ = inputs
+    x, mask, _, _, _ = inputs
     _, *constants, logsumexp = output
     _, _, weight, _, labels = constants
     ctx.save_for_backward(x, mask, labels, logsumexp, weight)
@@ -244,10 +288,10 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: _Forward) -> None:
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, grad_loss: Tensor | None, *_: None) -> tuple[Tensor | None, None, None, None]:
+def _backward(ctx: Any, grad_loss: Tensor | None, *_: None) -> tuple[Tensor | None, None, None, None, None]:
     if grad_loss is None:
-        return None, None, None, None
-    return _dynamic_loss_backward(grad_loss, *ctx.saved_tensors), None, None, None
+        return None, None, None, None, None
+    return _dynamic_loss_backward(grad_loss, *ctx.saved_tensors), None, None, None, None
 
 
 _dynamic_loss.register_autograd(_backward, setup_context=_setup_context)

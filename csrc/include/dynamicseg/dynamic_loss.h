@@ -5,7 +5,8 @@
 //   continuity  T[b] = mean |x[:,:,1:,:] - x[:,:,:-1,:]| + mean |x[:,:,:,1:] - x[:,:,:,:-1]|
 //   loss        L[b] = S[b] + weight[b] * T[b]                        weight: see Weighting in types.h
 //
-// Masked pixels enter no term, and a neighbour pair counts only where both ends are valid.
+// Masked pixels enter no term, and a neighbour pair counts only where both ends are valid. With superpixels, the label
+// of a pixel is the most frequent argmax among the valid pixels of its superpixel, the lowest on a tie.
 #pragma once
 
 #include <cstdint>
@@ -24,6 +25,9 @@ struct DynamicLossParams {
   MapStrides strides;
 
   const std::uint8_t* mask;  // [B, H, W] dense, nonzero: data, zero: not data; null: all are data
+
+  const std::int32_t* superpixels;  // [B, H, W] dense, 0 .. superpixel_count - 1; null: none
+  std::int64_t superpixel_count;    // of the image that has most
 
   Weighting weighting;
   double mu;

@@ -6,7 +6,7 @@
 namespace dynamicseg {
 
 // `bytes` of memory in large pages where the system gives them. The memory that was given back last is kept, and handed
-// out again for a result of the same size.
+// out again for a result of the same size; not above 256 MB, unless in a loop that keeps memory, see below.
 // Throws std::bad_alloc.
 void* take_result_memory(std::size_t bytes);
 void give_back_result_memory(void* memory, std::size_t bytes) noexcept;

@@ -1,0 +1,171 @@
+"""Segmentation methods by name: ours, and what one would use in its place.
+
+A method is written ``NAME`` or ``NAME:OPTION=VALUE:...``, as ``felzenszwalb:scale=200:min_size=50``. Known are
+``dynamicseg``, with the options of ``Segmenter``, and with those of ``DEFAULTS``: ``felzenszwalb`` and ``slic`` from
+scikit-image, and ``kmeans`` on the colours of the pixels (k-means++ and Lloyd's iterations, from SciPy). ``kmeans`` and
+ours start from a seed.
+
+torch is imported when ours is prepared.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Segment: TypeAlias = Callable[[NDArray[Any]], NDArray[Any]]
+"""From an image ``[H, W, C]`` to its labels, integers ``[H, W]``."""
+
+OURS = "dynamicseg"
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "felzenszwalb": {"scale": 300.0, "sigma": 0.8, "min_size": 100},
+    "slic": {"n_segments": 100, "compactness": 10.0, "sigma": 0.0},
+    "kmeans": {"k": 5, "iterations": 20},
+}
+METHODS = (OURS, *DEFAULTS)
+SEEDED = (OURS, "kmeans")
+
+
+@dataclass(frozen=True, eq=False)
+class Method:
+    """A method with its options.
+
+    Attributes:
+        text: as it was named.
+        name: one of ``METHODS``.
+        options: of the others all, of ours those that are not the preset's.
+    """
+
+    text: str
+    name: str
+    options: dict[str, Any]
+
+
+def parse_method(text: str, ours: Mapping[str, Any] | None = None) -> Method:
+    """The method that ``NAME:OPTION=VALUE:...`` names; ``ours`` are options of ours that the text may overrule.
+
+    A value is a number, ``true``, ``false`` or ``null`` if it reads like one, and text otherwise.
+
+    Raises:
+        ValueError: there is no such method or option, or no value.
+    """
+    name, *parts = (part.strip() for part in text.split(":"))
+    if name not in METHODS:
+        nearest = difflib.get_close_matches(name, METHODS, n=1)
+        hint = f", did you mean {nearest[0]}?" if nearest else ""
+        raise ValueError(f"method {name!r}: choose from {', '.join(METHODS)}{hint}")
+    options = dict(ours or {}) if name == OURS else dict(DEFAULTS[name])
+    for part in parts:
+        option, equals, value = part.partition("=")
+        if not (option and equals and value):
+            raise ValueError(f"method {text!r}: {part!r} should be OPTION=VALUE")
+        if option == "seed":
+            raise ValueError(f"method {text!r}: a seed is no option; methods run with as many seeds as are asked for")
+        if name != OURS and option not in options:
+            raise ValueError(f"method {text!r}: {name} has no option {option!r}, only {', '.join(options)}")
+        options[option] = _value(value)
+        if name != OURS and isinstance(options[option], (str, bool, type(None))):
+            raise ValueError(f"method {text!r}: {option} wants a number")
+    return Method(text, name, options)
+
+
+def _value(text: str) -> Any:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return text if isinstance(value, (list, dict)) else value
+
+
+def prepare(method: Method, seed: int) -> tuple[Segment, dict[str, Any]]:
+    """The method as a function, and everything that decides what it does: resuming goes by it.
+
+    Raises:
+        ValueError: an option of ours is out of its range, or there is none of that name.
+    """
+    settings = {"method": method.name, "seed": seed if method.name in SEEDED else None}
+    if method.name != OURS:
+        skimage_or_scipy = "scipy" if method.name == "kmeans" else "scikit-image"
+        versions = {name: version(name) for name in ("numpy", skimage_or_scipy)}
+        return _OTHERS[method.name](method.options, seed), {**settings, "options": method.options, "versions": versions}
+    from dynamicseg.segmenter import Segmenter
+
+    try:
+        segmenter = Segmenter(**{"seed": seed, **method.options})
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"method {method.text!r}: {error}") from None
+    config = segmenter.config.model_dump(mode="json")
+    versions = {name: version(name) for name in ("numpy", "torch", "dynamicseg")}
+    return (
+        lambda image: segmenter.segment(image).labels,
+        {**settings, "options": config, "versions": versions, "code": _code_digest()},
+    )
+
+
+def _felzenszwalb(options: Mapping[str, Any], seed: int) -> Segment:
+    from skimage.segmentation import felzenszwalb
+
+    return lambda image: np.asarray(felzenszwalb(image, channel_axis=-1, **options))
+
+
+def _slic(options: Mapping[str, Any], seed: int) -> Segment:
+    from skimage.segmentation import slic
+
+    return lambda image: np.asarray(slic(image, channel_axis=-1, start_label=0, **options))
+
+
+def _kmeans(options: Mapping[str, Any], seed: int) -> Segment:
+    from scipy.cluster.vq import kmeans2
+
+    def segment(image: NDArray[Any]) -> NDArray[Any]:
+        colours = image.reshape(-1, image.shape[-1]).astype(np.float64)
+        _, labels = kmeans2(
+            colours, _at_most_colours(options["k"], colours), iter=options["iterations"], minit="++", seed=seed
+        )
+        return np.asarray(labels).reshape(image.shape[:2])
+
+    return segment
+
+
+def _at_most_colours(k: int, colours: NDArray[np.float64]) -> int:
+    """``k``, or how many colours there are: with fewer than k, k-means++ finds no k centres."""
+    # Telling all colours apart takes longer than k-means; a few pixels nearly always show k of them.
+    for some in (colours[::97], colours):
+        distinct = len(np.unique(some, axis=0))
+        if distinct >= k:
+            return k
+    return distinct
+
+
+_OTHERS: dict[str, Callable[[Mapping[str, Any], int], Segment]] = {
+    "felzenszwalb": _felzenszwalb,
+    "slic": _slic,
+    "kmeans": _kmeans,
+}
+
+
+def _code_digest() -> str:
+    """Of the sources that decide our labels: what an older state of the code made is not taken for today's."""
+    import dynamicseg
+    from dynamicseg import _native
+
+    package = Path(dynamicseg.__file__).parent
+    aside = {"bench", "evaluate", "export", "cli.py"}
+    sources = [
+        path
+        for path in sorted(package.rglob("*"))
+        if path.suffix in (".py", ".safetensors") and path.relative_to(package).parts[0] not in aside
+    ]
+    digest = hashlib.sha256()
+    for path in [*sources, Path(_native.__file__)]:
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
