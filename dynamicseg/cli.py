@@ -6,7 +6,7 @@ import contextlib
 import json
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -81,6 +81,7 @@ def _common(
     pass
 
 
+_DATASETS = "bsds500|labels|voc2012|coco-stuff"
 _MU_HELP = ", ".join(f"{DEFAULT_MU[name]:g} for {name}" for name in WEIGHTINGS)
 
 
@@ -159,6 +160,45 @@ def segment_command(
     return batch.run(find_images(inputs))
 
 
+@app.command(
+    "evaluate", epilog="Example: dynamicseg evaluate out BSDS500 --dataset bsds500 --split val --json scores.json"
+)
+def evaluate_command(
+    predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Folder that segment has written.")],
+    truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="The data set's folder.")],
+    dataset: Annotated[str, typer.Option(metavar=_DATASETS, help="How TRUTH is laid out.")],
+    protocol: Annotated[
+        str, typer.Option(help="segment-iou, regions, boundaries, hungarian, majority, or all that apply; with commas.")
+    ] = "all",
+    split: Annotated[str | None, typer.Option(help="Which part of it. (default: the only one there is)")] = None,
+    ignore_label: Annotated[
+        int | None, typer.Option(help="Label in TRUTH that does not count. (default: 255 for voc2012 and coco-stuff)")
+    ] = None,
+    resize: Annotated[
+        str | None, typer.Option(metavar="nearest", help="Make sizes fit. (default: another size is an error)")
+    ] = None,
+    json_path: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON.")] = None,
+) -> int:
+    """Score label maps against a data set."""
+    with _loading():
+        from dynamicseg import evaluate
+    protocols = [name.strip() for name in protocol.split(",") if name.strip()]
+    return _report(
+        lambda tell: evaluate.evaluate(
+            predictions,
+            truth,
+            dataset,  # type: ignore[arg-type]
+            protocols,
+            split=split,
+            ignore_label=ignore_label,
+            resize=resize,  # type: ignore[arg-type]
+            progress=lambda done, total: tell(f"image {done} of {total}"),
+        ),
+        evaluate.table,
+        json_path,
+    )
+
+
 @app.command("info", epilog="Example: dynamicseg info --json")
 def info_command(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
@@ -193,40 +233,93 @@ def bench_loss_command(
     Milliseconds, how many times faster, and how far from the limit: reading and writing the map at the copy bandwidth
     that is measured beside. About two minutes.
     """
-    from rich.console import Console
-
     with _loading():
         from dynamicseg.bench import loss
-
-    errors = Console(stderr=True)
     try:
         height, width = (int(number) for number in size.lower().split("x"))
     except ValueError:
         return _wrong_call(f"--size {size}: wants HEIGHTxWIDTH, for example 321x481")
+    return _report(
+        lambda tell: loss.run(
+            size=(height, width),
+            channels=channels,
+            batch=batch,
+            repeats=repeats,
+            threads=threads,
+            device=device,
+            compile=compiled,
+            memory=memory,
+            progress=tell,
+        ),
+        loss.table,
+        json_path,
+    )
+
+
+@bench_app.command("quality", epilog="Example: dynamicseg bench quality BSDS500 --limit 20 --json quality.json")
+def bench_quality_command(
+    root: Annotated[Path, typer.Argument(metavar="DATASET", help="The data set's folder.")],
+    dataset: Annotated[str, typer.Option(metavar=_DATASETS, help="How the folder is laid out.")] = "bsds500",
+    split: Annotated[str, typer.Option(help="Which part of it.")] = "val",
+    methods: Annotated[
+        str, typer.Option(help="Separated by commas; options of a method after colons: felzenszwalb:scale=200.")
+    ] = "dynamicseg,felzenszwalb,slic,kmeans",
+    limit: Annotated[int | None, typer.Option(help="Images at the most. (default: all)")] = None,
+    every: Annotated[int, typer.Option(help="Only every so many-th image by name.")] = 1,
+    seeds: Annotated[int, typer.Option(help="Runs of each method that has a seed.")] = 1,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="OUT", help="Keep label maps here, and go on from them.")
+    ] = None,
+    json_path: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON.")] = None,
+    plot_path: Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Plot scores against time.")] = None,
+) -> int:
+    """Segment a labelled data set with several methods and score them side by side, time beside score."""
+    with _loading():
+        from dynamicseg.bench import quality
+    chosen = [name.strip() for name in methods.split(",") if name.strip()]
+    return _report(
+        lambda tell: quality.run(
+            root,
+            dataset=dataset,  # type: ignore[arg-type]
+            split=split,
+            methods=chosen,
+            limit=limit,
+            every=every,
+            seeds=seeds,
+            output=output,
+            progress=tell,
+        ),
+        quality.table,
+        json_path,
+        plot=None if plot_path is None else lambda report: quality.plot(report, plot_path),
+    )
+
+
+def _report(
+    run: Callable[[Callable[[str], None]], dict[str, Any]],
+    table: Callable[[dict[str, Any]], Any],
+    json_path: Path | None,
+    *,
+    plot: Callable[[dict[str, Any]], None] | None = None,
+) -> int:
+    """Runs something long with a line that says how far it is; then its table on stdout, and its files."""
+    from rich.console import Console
+
+    from dynamicseg.io import write_json
+
     try:
-        with errors.status("measuring") as status:
-            report = loss.run(
-                size=(height, width),
-                channels=channels,
-                batch=batch,
-                repeats=repeats,
-                threads=threads,
-                device=device,
-                compile=compiled,
-                memory=memory,
-                progress=status.update,
-            )
-    except ValueError as error:
+        with Console(stderr=True).status("starting") as status:
+            report = run(status.update)
+        Console(width=None if sys.stdout.isatty() else 100).print(table(report))
+        if json_path is not None:
+            write_json(json_path, report)
+        if plot is not None:
+            plot(report)
+    except (ValueError, OSError) as error:
         return _wrong_call(str(error))
     except RuntimeError as error:
-        print(f"dynamicseg: {error}", file=sys.stderr)
+        print(f"dynamicseg: {' '.join(str(error).split())}", file=sys.stderr)
         return SOME_FAILED
-    Console(width=None if sys.stdout.isatty() else 100).print(loss.table(report))
-    if json_path is not None:
-        try:
-            loss.write_json(report, json_path)
-        except OSError as error:
-            return _wrong_call(str(error))
     return DONE
 
 

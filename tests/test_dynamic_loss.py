@@ -44,8 +44,9 @@ SHAPES = [
     *[(1, 3, 3, 2053), (1, 2, 2, 4099), (1, 5, 37, 23), (1, 2, 1, 2048), (1, 2, 9, 2049)],
     *[(0, 3, 4, 5), (1, 3, 0, 5), (2, 3, 5, 0), (0, 3, 0, 0)],
 ]
-# Gradients above 4 MB are written past the caches, by other code; channels last only up to 1024 channels.
-LARGE_SHAPES = [(2, 100, 101, 109), (1, 257, 4, 2053), (1, 1024, 40, 53), (1, 1025, 40, 53)]
+# Images whose gradients in float64 are above 4 MB, which are written past the caches, by other code; channels last only
+# up to 1024 channels.
+LARGE_IMAGES = [(100, 73, 75), (129, 2, 2053), (1024, 16, 33), (1025, 16, 33)]
 
 
 @pytest.fixture(
@@ -218,24 +219,24 @@ class TestAgainstReference:
             for way in WAYS:
                 assert_close(way(x, **to_device(options, target)), expected, tolerances[dtype])
 
-    @each_way
     @each_format
     @each_dtype
-    @pytest.mark.parametrize("shape", LARGE_SHAPES, ids=str)
+    @pytest.mark.parametrize("image", LARGE_IMAGES, ids=str)
     def test_gradients_larger_than_the_caches(
         self,
-        way: Way,
         target: torch.device,
-        shape: tuple[int, ...],
+        image: tuple[int, ...],
         dtype: torch.dtype,
         channels_last: bool,
         tolerances: Tolerances,
     ) -> None:
-        for united in (False, True):
+        shape = (8 // dtype.itemsize, *image)
+        for united in (False, True) if image == LARGE_IMAGES[0] else (False,):
             x, options, expected = case(shape, dtype, True, united, "fsf")
             x = x.to(target, memory_format=FORMATS[channels_last])
             assert x.nbytes >= 4 << 20
-            assert_close(way(x, **to_device(options, target)), expected, tolerances[dtype])
+            for way in WAYS:
+                assert_close(way(x, **to_device(options, target)), expected, tolerances[dtype])
 
     @each_way
     @each_format
