@@ -29,8 +29,11 @@ export PYTHONPATH="$folder/site:$installed"
 # The runtimes must be there before Python is; libstdc++ too, for the one that intercepts its exceptions.
 runtimes="$("$CXX" -print-file-name=libasan.so) $("$CXX" -print-file-name=libubsan.so)"
 runtimes="$runtimes $("$CXX" -print-file-name=libstdc++.so)"
-# Leaks are not looked for: Python itself never frees all.
-run() { env LD_PRELOAD="$runtimes" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 "$@"; }
+# Leaks are not looked for: Python itself never frees all. Threads sleep while they wait: where cores are shared, spinning
+# ones double the time.
+run() {
+  env LD_PRELOAD="$runtimes" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 OMP_WAIT_POLICY=passive "$@"
+}
 
 run python -P -S -c "
 import sys
