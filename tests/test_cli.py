@@ -251,3 +251,49 @@ def test_on_a_terminal_there_is_progress(tmp_path: Path) -> None:
     assert "labels, loss" in text
     assert "/8" in text
     assert "1 image in out" in text
+
+
+def test_resume_does_not_take_another_image_for_a_finished_one(tmp_path: Path) -> None:
+    save(tmp_path / "a" / "p.png")
+    save(tmp_path / "b" / "p.png", PHOTO[::-1])
+    arguments = ["-o", tmp_path / "out", "-v", "--resume", "--max-steps", 1]
+    assert run("segment", tmp_path / "a" / "p.png", *arguments).returncode == 0
+    assert "done before" not in run("segment", tmp_path / "b" / "p.png", *arguments).stderr
+    assert "done before" in run("segment", tmp_path / "b" / "p.png", *arguments).stderr
+    save(tmp_path / "b" / "p.png", PHOTO[:, ::-1])
+    assert "done before" not in run("segment", tmp_path / "b" / "p.png", *arguments).stderr
+    without_json = run("segment", tmp_path / "b" / "p.png", *arguments, "--format", "png")
+    assert (without_json.returncode, without_json.stderr.count("add json to --format")) == (2, 1)
+
+
+def test_results_of_an_earlier_run_are_not_taken_for_images(tmp_path: Path) -> None:
+    assert run("segment", save(tmp_path / "p.png"), "-o", tmp_path / "out", "--max-steps", 1).returncode == 0
+    done = run("segment", tmp_path / "out", "-o", tmp_path / "again", "--max-steps", 1)
+    assert done.returncode == 1
+    assert "look like results of an earlier run" in done.stderr
+
+
+@pytest.mark.parametrize("variable", ["DYNAMICSEG_BACKEND", "DYNAMICSEG_INSTRUCTION_SET"])
+def test_a_wrong_environment_variable_is_one_line(variable: str) -> None:
+    done = subprocess.run(
+        [*COMMAND, "info"], capture_output=True, text=True, timeout=60, env={**os.environ, variable: "gpu"}
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"dynamicseg: {variable}")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_what_segment_writes_can_be_evaluated(tmp_path: Path) -> None:
+    save(tmp_path / "in" / "p.png")
+    assert run("segment", tmp_path / "in", "-o", tmp_path / "out", "--max-steps", 1).returncode == 0
+    labels = read_label_map(tmp_path / "out" / "p_labels.png")
+    save(tmp_path / "truth" / "p.png", (labels % 3).astype(np.uint8))
+    done = run(
+        *("evaluate", tmp_path / "out", tmp_path / "truth", "--dataset", "labels"),
+        *("--protocol", "majority", "--json", tmp_path / "scores.json"),
+    )
+    assert done.returncode == 0, done.stderr
+    scores = json.loads((tmp_path / "scores.json").read_text())["scores"]["majority"]
+    assert scores["pixel_accuracy"] == 1.0
+    missing = run("evaluate", tmp_path / "out", tmp_path / "nowhere", "--dataset", "labels")
+    assert (missing.returncode, len(missing.stderr.splitlines())) == (2, 1)
