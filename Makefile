@@ -39,7 +39,7 @@ $(INSTALLED): $(VENV)/bin/python $(CORE)
 .PHONY: demo
 demo: $(INSTALLED)  ## Segment three photos that scikit-image carries, and say where the results are.
 	@$(BIN)/python tests/demo_photos.py $(DEMO)/photos
-	$(BIN)/dynamicseg segment $(DEMO)/photos -o $(DEMO) --max-steps 30 --verbose
+	$(BIN)/dynamicseg segment $(DEMO)/photos -o $(DEMO) --verbose
 	@echo "Label maps:"; ls -1 $(DEMO)/*_labels.png
 	@echo "Overlays:"; ls -1 $(DEMO)/*_overlay.png
 

@@ -87,7 +87,7 @@ _MU_HELP = ", ".join(f"{DEFAULT_MU[name]:g} for {name}" for name in WEIGHTINGS)
 
 @app.command(
     "segment",
-    epilog="Example: dynamicseg segment photos/ -o out --weighting scf --max-steps 50",
+    epilog="Example: dynamicseg segment photos/ -o out --preset paper --max-steps 50",
 )
 def segment_command(
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Image files, folders or glob patterns.")],

@@ -107,7 +107,7 @@ def test_gradcheck_and_opcheck() -> None:
 @pytest.mark.parametrize(
     ("superpixels", "kind", "words"),
     [
-        (torch.zeros(1, 4, 5), TypeError, "superpixels is torch.float32: pass an int64 tensor"),
+        (torch.zeros(1, 4, 5), TypeError, "superpixels is torch.float32: pass a torch.int64 tensor"),
         (torch.zeros(1, 4, 4, dtype=torch.int64), ValueError, "superpixels has shape"),
         (torch.full((1, 4, 5), -1), ValueError, "numbered from -1 to -1"),
         (torch.full((1, 4, 5), 20), ValueError, "numbered from 20 to 20: number them from 0"),

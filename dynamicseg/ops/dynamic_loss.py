@@ -93,22 +93,22 @@ def _check(x: Tensor, weighting: Weighting, mu: float | None, mask: Tensor | Non
         raise TypeError(f"x is {x.dtype}: pass float32, float64 or bfloat16")
     mu = checked_mu(weighting, mu)
     if mask is not None:
-        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-            kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-            raise TypeError(f"mask is {kind}: pass a bool tensor [B, H, W], true where there is data")
-        if mask.shape != (x.shape[0], x.shape[2], x.shape[3]):
-            raise ValueError(f"mask has shape {list(mask.shape)}, x {list(x.shape)}: pass a mask [B, H, W]")
-        if mask.device != x.device:
-            raise ValueError(f"mask is on {mask.device}, x on {x.device}: move one to the other")
+        _check_beside(x, "mask", mask, torch.bool, "true where there is data")
     if superpixels is not None:
-        if not isinstance(superpixels, Tensor) or superpixels.dtype != torch.int64:
-            kind = superpixels.dtype if isinstance(superpixels, Tensor) else type(superpixels).__name__
-            raise TypeError(f"superpixels is {kind}: pass an int64 tensor [B, H, W] of superpixel numbers")
-        if superpixels.shape != (x.shape[0], x.shape[2], x.shape[3]):
-            raise ValueError(f"superpixels has shape {list(superpixels.shape)}, x {list(x.shape)}: pass [B, H, W]")
-        if superpixels.device != x.device:
-            raise ValueError(f"superpixels is on {superpixels.device}, x on {x.device}: move one to the other")
+        _check_beside(x, "superpixels", superpixels, torch.int64, "numbers of superpixels")
     return mu
+
+
+def _check_beside(x: Tensor, name: str, value: object, dtype: torch.dtype, meaning: str) -> None:
+    """A map ``[B, H, W]`` that goes with ``x``."""
+    batch, _, height, width = x.shape
+    if not isinstance(value, Tensor) or value.dtype != dtype:
+        kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"{name} is {kind}: pass a {dtype} tensor [B, H, W], {meaning}")
+    if value.shape != (batch, height, width):
+        raise ValueError(f"{name} has shape {list(value.shape)}, x {list(x.shape)}: pass a {name} [B, H, W]")
+    if value.device != x.device:
+        raise ValueError(f"{name} is on {value.device}, x on {x.device}: move one to the other")
 
 
 # ---- adapter: tensor -> pointers -------------------------------------------------------------------------------------
