@@ -27,11 +27,16 @@ def checked_mu(weighting: str, mu: float | None) -> float:
     """``mu``, or the published constant where it is None.
 
     Raises:
-        ValueError: there is no such weighting, or mu is not a finite number > 0.
+        TypeError: mu is no number.
+        ValueError: there is no such weighting, or mu is not finite and > 0.
     """
     if weighting not in WEIGHTINGS:
         raise ValueError(f"weighting {weighting!r}: choose one of {', '.join(WEIGHTINGS)}")
-    mu = DEFAULT_MU[weighting] if mu is None else float(mu)
+    if mu is None:
+        return DEFAULT_MU[weighting]
+    if isinstance(mu, bool) or not isinstance(mu, (int, float)):
+        raise TypeError(f"mu is {mu!r}: pass a number")
+    mu = float(mu)
     if not (mu > 0 and math.isfinite(mu)):
         raise ValueError(f"mu is {mu}: pass a finite number > 0")
     return mu

@@ -104,3 +104,9 @@ def test_the_example_of_the_docstring() -> None:
     results = doctest.testmod(losses, extraglobs={"torch": torch})
     assert results.attempted > 0
     assert results.failed == 0
+
+
+@pytest.mark.parametrize("mu", ["a", [1.0], True])
+def test_a_mu_that_is_no_number_is_named(mu: object) -> None:
+    with pytest.raises(TypeError, match=r"^mu is .*: pass a number$"):
+        DynamicLoss(mu=mu)  # type: ignore[arg-type]

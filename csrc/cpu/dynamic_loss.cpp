@@ -63,6 +63,20 @@ class Tiling {
   std::int64_t columns_, rows_, across_, per_image_;
 };
 
+// A map below this many elements is done by one thread: waking others would take longer, above all where cores are
+// busy.
+constexpr std::int64_t kElementsWorthThreads = 8192;
+
+// Calls body(index) for the tile of each index.
+template <class Body>
+void for_tiles(const Tiling& tiling, const MapShape& shape, Body body) {
+  if (shape.batch * shape.channels * shape.height * shape.width >= kElementsWorthThreads) {
+    parallel_for(tiling.count(), body);
+  } else {
+    for (std::int64_t index = 0; index < tiling.count(); ++index) body(index);
+  }
+}
+
 DType statistic_dtype(DType map) { return map == DType::float64 ? DType::float64 : DType::float32; }
 
 double read_statistic(const void* array, DType map, std::int64_t index) {
@@ -226,14 +240,14 @@ bool streams_gradient(const DynamicLossParams& params) {
 void forward(const DynamicLossParams& params, const Tiling& tiling, const DynamicLossKernels& kernels) {
   std::vector<TileSums> sums(static_cast<std::size_t>(tiling.count()));
   AliveLabels alive(tiling, params.shape.channels);
-  parallel_for(tiling.count(), [&](std::int64_t index) {
+  for_tiles(tiling, params.shape, [&](std::int64_t index) {
     sums[static_cast<std::size_t>(index)] = kernels.forward(params, tiling[index], alive.of_tile(index));
   });
   if (params.superpixels == nullptr) {
     write_label_counts(params, tiling, alive);
   } else {
     unite_labels_in_superpixels(params);
-    parallel_for(tiling.count(), [&](std::int64_t index) {
+    for_tiles(tiling, params.shape, [&](std::int64_t index) {
       sums[static_cast<std::size_t>(index)].similarity = similarity_to_labels(params, tiling[index]);
     });
   }
@@ -245,7 +259,7 @@ void backward(const DynamicLossParams& params, const Tiling& tiling, const Dynam
   const bool stream = streams_gradient(params);
   // Backwards through the map: its end is what the forward pass has left in the caches.
   const std::int64_t last = tiling.count() - 1;
-  parallel_for(tiling.count(), [&](std::int64_t index) {
+  for_tiles(tiling, params.shape, [&](std::int64_t index) {
     const Tile tile = tiling[last - index];
     kernels.backward(params, tile, scales[static_cast<std::size_t>(tile.image)], stream);
   });
@@ -253,7 +267,8 @@ void backward(const DynamicLossParams& params, const Tiling& tiling, const Dynam
 
 void label_and_measure(const DynamicLossParams& params, const Tiling& tiling, const DynamicLossKernels& kernels) {
   AliveLabels alive(tiling, params.shape.channels);
-  parallel_for(tiling.count(), [&](std::int64_t index) { kernels.label(params, tiling[index], alive.of_tile(index)); });
+  for_tiles(tiling, params.shape,
+            [&](std::int64_t index) { kernels.label(params, tiling[index], alive.of_tile(index)); });
   write_label_counts(params, tiling, alive);
 
   std::vector<TileSums> sums(static_cast<std::size_t>(tiling.count()));
@@ -261,7 +276,7 @@ void label_and_measure(const DynamicLossParams& params, const Tiling& tiling, co
   const bool stream = streams_gradient(params);
   // Backwards, as above.
   const std::int64_t last = tiling.count() - 1;
-  parallel_for(tiling.count(), [&](std::int64_t index) {
+  for_tiles(tiling, params.shape, [&](std::int64_t index) {
     const Tile tile = tiling[last - index];
     sums[static_cast<std::size_t>(last - index)] =
         kernels.measure(params, tile, scales[static_cast<std::size_t>(tile.image)], stream);
