@@ -23,6 +23,7 @@ help:  ## These verbs.
 setup: $(INSTALLED)  ## Create .venv, and build and install the package in it, editable, with the development tools.
 
 $(VENV)/bin/python:
+	@command -v $(PYTHON) >/dev/null || { echo "there is no $(PYTHON) here: choose a Python >= 3.10 with make PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "DynamicSeg needs Python >= 3.10; choose one with make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "this Python has no venv: apt install python3-venv (or the package for your version)" >&2; exit 1; }
 	@$(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' || { echo "this Python has no headers for C++ modules: apt install python3-dev (or the package for your version)" >&2; exit 1; }
@@ -32,7 +33,9 @@ $(VENV)/bin/python:
 # PIP_CONSTRAINT also holds inside the environments that pip makes for builds.
 $(INSTALLED): export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 $(INSTALLED): $(VENV)/bin/python $(CORE)
+	@echo "Installing PyTorch into $(VENV): a large download, minutes"
 	$(PIP) install --quiet torch
+	@echo "Building the native core, installing it and the tools: one to three minutes"
 	$(PIP) install --quiet --editable '.[dev]'
 	@touch $@
 

@@ -32,6 +32,8 @@ _SUBMODULES = ("ops", "reference")
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("dynamicseg.segmentation").package_version()
     if name in _SUBMODULES:
         return importlib.import_module(f"dynamicseg.{name}")
     if name not in _HOMES:

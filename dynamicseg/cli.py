@@ -22,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-bench_app = typer.Typer(help="Measure speed against PyTorch on this machine.", no_args_is_help=True)
+bench_app = typer.Typer(help="Measure speed and quality on this machine.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
 
 # What the command line library raises for a wrong call; its own base class has no public name.
@@ -60,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _wrong_call(text: str) -> int:
-    print(f"dynamicseg: {' '.join(text.split())}", file=sys.stderr)
+    if text:  # none where there is only the help to show
+        print(f"dynamicseg: {' '.join(text.split())}", file=sys.stderr)
     return WRONG_CALL
 
 
@@ -99,7 +100,7 @@ def segment_command(
         str | None,
         typer.Option(
             metavar="fsf|scf|fixed",
-            help="How the number of labels K weights continuity: fsf K/mu, scf mu/K, fixed mu. (default: the preset's)",
+            help="How the number of labels K weights continuity: fsf K/mu, scf mu/K, fixed mu. (default: scf for fast, fsf for paper)",
         ),
     ] = None,
     mu: Annotated[float | None, typer.Option(help=f"Constant of the weighting. (default: {_MU_HELP})")] = None,
@@ -110,7 +111,11 @@ def segment_command(
     seed: Annotated[int, typer.Option(help="Same seed, same labels on the same machine.")] = 0,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="Where to compute.")] = "auto",
     precision: Annotated[
-        str, typer.Option(metavar="auto|float32|bfloat16", help="Of the convolutions; auto: the preset's.")
+        str,
+        typer.Option(
+            metavar="auto|float32|bfloat16",
+            help="Of the convolutions; auto: float32 for paper, else bfloat16 where there is.",
+        ),
     ] = "auto",
     channel_axis: Annotated[
         int | None,

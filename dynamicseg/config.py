@@ -102,12 +102,16 @@ def configure(preset: str = "fast", **options: Any) -> SegmenterConfig:
     elif "mu" not in fields:
         fields["mu"] = 1.0  # the weighting is refused below, and it alone should be named
     try:
-        return SegmenterConfig(**fields)
+        config = SegmenterConfig(**fields)
     except ValidationError as error:
         raise ValueError("; ".join(_in_words(problem) for problem in error.errors())) from None
+    if config.min_labels >= config.channels:
+        raise ValueError(f"min_labels wants less than the {config.channels} candidate labels, not {config.min_labels}")
+    return config
 
 
 def _in_words(problem: Any) -> str:
     field = str(problem["loc"][0])
-    wanted = f"wants {_WANTED[field]}" if field in _WANTED else problem["msg"].replace("Input should be", "wants", 1)
-    return f"{field} {wanted}, not {problem['input']!r}"
+    wanted = _WANTED.get(field) or problem["msg"].removeprefix("Input should be ")
+    wanted = wanted.replace("greater than or equal to", "at least").replace("a valid integer", "a whole number")
+    return f"{field} wants {wanted}, not {problem['input']!r}"

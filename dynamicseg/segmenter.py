@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from pathlib import Path
@@ -21,10 +22,11 @@ from dynamicseg.weighting import Weighting
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Arrays of the size of a response map that are alive at once in a training step: those kept for the backward pass (a
-# convolution's input, ReLU's and batch norm's for each layer), gradients, and what the convolution libraries reorder.
-_MAPS_PER_LAYER = 4
+# Arrays of the size of a response map that are alive at once in a training step, measured: those kept for the backward
+# pass, gradients, what the convolution libraries reorder; and the differences and copies of the published loss.
+_MAPS_PER_LAYER = 6
 _MAPS_BESIDES = 4
+_MAPS_OF_PUBLISHED_LOSS = 8
 
 
 class Segmenter:
@@ -112,7 +114,7 @@ class Segmenter:
             )
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
-                raise MemoryError(_too_large(pixels.shape, self.config, device)) from None
+                raise MemoryError(_too_large(pixels.shape, self.config, device, None)) from None
             raise
         labels = relabel_by_area(trained.labels.cpu().numpy())
         ended = time.perf_counter()
@@ -184,14 +186,19 @@ def _present_precision(precision: Precision, device: torch.device) -> Precision:
 def _training_bytes(shape: tuple[int, ...], config: SegmenterConfig) -> int:
     """About how much memory training on an image ``[H, W, C]`` takes."""
     maps = _MAPS_PER_LAYER * (config.depth + 1) + _MAPS_BESIDES
+    maps += _MAPS_OF_PUBLISHED_LOSS if config.loss == "published" else 0
     element = 2 if config.precision == "bfloat16" else 4
     return shape[0] * shape[1] * config.channels * element * maps
 
 
-def _too_large(shape: tuple[int, ...], config: SegmenterConfig, device: torch.device) -> str:
+def _too_large(shape: tuple[int, ...], config: SegmenterConfig, device: torch.device, available: int | None) -> str:
+    fits = ""
+    if available is not None:
+        side = math.sqrt(available / _training_bytes(shape, config))
+        fits = f" {available / 1e9:.1f} GB are free: about {int(shape[1] * side)}x{int(shape[0] * side)} pixels fit."
     return (
-        f"training on {shape[1]}x{shape[0]} pixels takes about {_training_bytes(shape, config) / 1e9:.1f} GB, "
-        f"more than the memory that is free on {device}: make the image smaller or cut it into parts"
+        f"training on {shape[1]}x{shape[0]} pixels takes about {_training_bytes(shape, config) / 1e9:.1f} GB, more than the "
+        f"memory that is free on {device}: make the image smaller or cut it into parts.{fits}"
     )
 
 
@@ -199,7 +206,7 @@ def _check_memory(shape: tuple[int, ...], config: SegmenterConfig, device: torch
     """Refuses what would not fit, before the system starts to swap or ends the process."""
     available = _available_memory() if device.type == "cpu" else None
     if available is not None and _training_bytes(shape, config) > available:
-        raise MemoryError(_too_large(shape, config, device))
+        raise MemoryError(_too_large(shape, config, device, available))
 
 
 def _available_memory() -> int | None:

@@ -1,13 +1,19 @@
 """``torch.library`` operators over the native core, one file an operator."""
 
+from pathlib import Path
+
 # Before anything else here needs it.
 try:
     from dynamicseg import _native  # noqa: F401
 except ImportError as error:
+    if (Path(__file__).parents[2] / "pyproject.toml").is_file():
+        raise ImportError(
+            "this is the source folder of dynamicseg, which has no compiled module: run Python from another folder, "
+            "where it finds the installed package"
+        ) from None
     raise ImportError(
-        f"the compiled module of dynamicseg cannot be loaded ({error}): install the package with `pip install .`, "
-        "and do not run Python from the source folder without -P"
-    ) from error
+        f"the compiled module of dynamicseg cannot be loaded ({error}): install the package again with `pip install .`"
+    ) from None
 
 from dynamicseg.ops.dynamic_loss import dynamic_loss, dynamic_loss_and_grad
 from dynamicseg.reference import DynamicLossOutput
