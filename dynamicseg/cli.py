@@ -100,7 +100,8 @@ def segment_command(
         str | None,
         typer.Option(
             metavar="fsf|scf|fixed",
-            help="How the number of labels K weights continuity: fsf K/mu, scf mu/K, fixed mu. (default: scf for fast, fsf for paper)",
+            help="How the number of labels K weights continuity: fsf K/mu, scf mu/K, fixed mu. "
+            "(default: scf for fast, fsf for paper)",
         ),
     ] = None,
     mu: Annotated[float | None, typer.Option(help=f"Constant of the weighting. (default: {_MU_HELP})")] = None,
