@@ -197,8 +197,8 @@ def _too_large(shape: tuple[int, ...], config: SegmenterConfig, device: torch.de
         side = math.sqrt(available / _training_bytes(shape, config))
         fits = f" {available / 1e9:.1f} GB are free: about {int(shape[1] * side)}x{int(shape[0] * side)} pixels fit."
     return (
-        f"training on {shape[1]}x{shape[0]} pixels takes about {_training_bytes(shape, config) / 1e9:.1f} GB, more than "
-        f"the memory that is free on {device}: make the image smaller or cut it into parts.{fits}"
+        f"training on {shape[1]}x{shape[0]} pixels takes about {_training_bytes(shape, config) / 1e9:.1f} GB, more "
+        f"than the memory that is free on {device}: make the image smaller or cut it into parts.{fits}"
     )
 
 
