@@ -180,7 +180,10 @@ def _present_precision(precision: Precision, device: torch.device) -> Precision:
         return precision
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    return "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
+    try:
+        return "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
+    except (AttributeError, RuntimeError):  # a PyTorch that was built without oneDNN
+        return "float32"
 
 
 def _training_bytes(shape: tuple[int, ...], config: SegmenterConfig) -> int:
