@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import dynamicseg
 from dynamicseg import _native
 from dynamicseg.ops import _runtime, dynamic_loss, dynamic_loss_and_grad
 
@@ -60,12 +63,27 @@ print(_runtime.why(torch.device("cpu")))
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip() == "plain PyTorch, because DYNAMICSEG_BACKEND=reference"
 
-    def test_a_missing_native_module_says_what_to_do(self, run_python: RunPython) -> None:
-        done = run_python("import sys; sys.modules['dynamicseg._native'] = None; import dynamicseg.ops")
+    @pytest.mark.parametrize(
+        ("beside", "words"),
+        [
+            ("pyproject.toml", "this is the source folder of dynamicseg, .* run Python from another folder"),
+            ("nothing.txt", r"the compiled module of dynamicseg cannot be loaded \(.*\): install .* `pip install \.`"),
+        ],
+    )
+    def test_a_missing_native_module_says_what_to_do(
+        self, run_python: RunPython, tmp_path: Path, beside: str, words: str
+    ) -> None:
+        sources = Path(dynamicseg.__file__).parent
+        shutil.copytree(sources, tmp_path / "dynamicseg", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+        (tmp_path / beside).touch()
+        # Ahead of every finder, also of the one of an editable install.
+        done = run_python(
+            "import importlib.machinery, sys; sys.meta_path.insert(0, importlib.machinery.PathFinder); "
+            f"sys.path.insert(0, {str(tmp_path)!r}); "
+            "sys.modules['dynamicseg._native'] = None; import dynamicseg.ops"
+        )
         assert done.returncode == 1
-        last = done.stderr.splitlines()[-1]
-        assert last.startswith("ImportError: the compiled module of dynamicseg cannot be loaded")
-        assert "pip install" in last
+        assert re.search(f"^ImportError: {words}", done.stderr.splitlines()[-1])
 
 
 @pytest.mark.parametrize(

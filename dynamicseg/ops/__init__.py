@@ -9,7 +9,7 @@ except ImportError as error:
     if (Path(__file__).parents[2] / "pyproject.toml").is_file():
         raise ImportError(
             "this is the source folder of dynamicseg, which has no compiled module: run Python from another folder, "
-            "where it finds the installed package"
+            "where it finds the installed package, or install it with `pip install -e .`"
         ) from None
     raise ImportError(
         f"the compiled module of dynamicseg cannot be loaded ({error}): install the package again with `pip install .`"
