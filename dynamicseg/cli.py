@@ -59,6 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(status if isinstance(status, int) else DONE)
 
 
+def _names(text: str) -> list[str]:
+    """The names in a list with commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def _wrong_call(text: str) -> int:
     if text:  # none where there is only the help to show
         print(f"dynamicseg: {' '.join(text.split())}", file=sys.stderr)
@@ -142,7 +147,7 @@ def segment_command(
         from dynamicseg.segmentation import output_paths
         from dynamicseg.segmenter import Segmenter
 
-    wanted_formats = [name.strip() for name in formats.split(",") if name.strip()]
+    wanted_formats = _names(formats)
     try:
         output_paths(output, "stem", wanted_formats)
         if resume and "json" not in wanted_formats:
@@ -188,7 +193,7 @@ def evaluate_command(
     """Score label maps against a data set."""
     with _loading():
         from dynamicseg import evaluate
-    protocols = [name.strip() for name in protocol.split(",") if name.strip()]
+    protocols = _names(protocol)
     return _report(
         lambda tell: evaluate.evaluate(
             predictions,
@@ -282,7 +287,7 @@ def bench_quality_command(
     """Segment a labelled data set with several methods and score them side by side, time beside score."""
     with _loading():
         from dynamicseg.bench import quality
-    chosen = [name.strip() for name in methods.split(",") if name.strip()]
+    chosen = _names(methods)
     return _report(
         lambda tell: quality.run(
             root,

@@ -95,8 +95,9 @@ def configure(preset: str = "fast", **options: Any) -> SegmenterConfig:
         raise TypeError(f"no option is named {unknown[0]!r}: choose from {', '.join(SegmenterConfig.model_fields)}")
     chosen = {name: value for name, value in options.items() if value is not None}
     fields = {"seed": 0, "device": "auto", **_PRESETS[preset], **chosen, "preset": preset}
-    if fields["precision"] != "float32" and "loss" not in chosen:
-        fields["loss"] = "fused"  # other roundings give other numbers in any case
+    published_numbers = fields["precision"] == "float32" and fields["superpixel_scale"] is None
+    if not published_numbers and "loss" not in chosen:
+        fields["loss"] = "fused"
     if "mu" not in fields and fields["weighting"] in DEFAULT_MU:
         fields["mu"] = DEFAULT_MU[fields["weighting"]]
     elif "mu" not in fields:
@@ -107,6 +108,8 @@ def configure(preset: str = "fast", **options: Any) -> SegmenterConfig:
         raise ValueError("; ".join(_in_words(problem) for problem in error.errors())) from None
     if config.min_labels >= config.channels:
         raise ValueError(f"min_labels wants less than the {config.channels} candidate labels, not {config.min_labels}")
+    if config.loss == "published" and config.superpixel_scale is not None:
+        raise ValueError("loss 'published' knows no superpixels: choose 'fused', or the preset paper")
     return config
 
 

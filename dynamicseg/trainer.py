@@ -90,7 +90,7 @@ def _train(image: Tensor, config: SegmenterConfig, on_step: OnStep | None, super
 def _loss_and_grad(
     response: Tensor, config: SegmenterConfig, superpixels: Tensor | None
 ) -> tuple[DynamicLossOutput, Tensor]:
-    if config.loss == "published" and superpixels is None:
+    if config.loss == "published":
         return published_loss_and_grad(response, config.weighting, config.mu)
     return ops.dynamic_loss_and_grad(response, weighting=config.weighting, mu=config.mu, superpixels=superpixels)
 

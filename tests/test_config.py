@@ -67,3 +67,12 @@ def test_the_configuration_survives_json_and_cannot_be_changed() -> None:
     assert SegmenterConfig.model_validate_json(config.model_dump_json()) == config
     with pytest.raises(ValidationError):
         config.seed = 1
+
+
+def test_the_published_loss_is_only_where_its_numbers_are() -> None:
+    assert configure("paper").loss == "published"
+    assert configure("paper", precision="bfloat16").loss == "fused"
+    assert configure("paper", superpixel_scale=40.0).loss == "fused"
+    assert configure("fast").loss == "fused"
+    with pytest.raises(ValueError, match="knows no superpixels"):
+        configure("fast", loss="published")
