@@ -111,9 +111,9 @@ class Batch:
             written = result.save(self.output, image.stem, self.formats)
         finally:
             self.progress.remove_task(steps)
+        steps_done = f"{len(result.history)} steps" + (" (time is up)" if result.stopped == "time_budget" else "")
         self._tell(
-            f"{image.path}: {result.n_labels} labels, {len(result.history)} steps, "
-            f"{result.timings['total']:.1f} s -> {written[0]}"
+            f"{image.path}: {result.n_labels} labels, {steps_done}, {result.timings['total']:.1f} s -> {written[0]}"
         )
 
     def _is_done(self, image: InputImage) -> bool:

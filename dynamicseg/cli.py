@@ -114,6 +114,12 @@ def segment_command(
         int | None, typer.Option(help="Training steps at the most. (default: 6 for fast, 1000 for paper)")
     ] = None,
     min_labels: Annotated[int | None, typer.Option(help="Stop when this few labels are left. (default: 3)")] = None,
+    time_budget: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS", help="For each image: training stops in time, but not before one step. (default: none)"
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same labels on the same machine.")] = 0,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="Where to compute.")] = "auto",
     precision: Annotated[
@@ -158,6 +164,7 @@ def segment_command(
             mu=mu,
             max_steps=max_steps,
             min_labels=min_labels,
+            time_budget=time_budget,
             seed=seed,
             device=device,
             precision=precision,  # type: ignore[arg-type]

@@ -32,6 +32,8 @@ class SegmenterConfig(BaseModel):
     """Training ends after this many steps at the latest."""
     min_labels: Annotated[int, Field(ge=1)]
     """Training ends after the first step with this many labels or fewer."""
+    time_budget: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
+    """Seconds for one image, reading included: no step is begun that would end later. None: as long as it takes."""
     channels: Annotated[int, Field(ge=1)]
     """Candidate labels, and width of every hidden layer."""
     depth: Annotated[int, Field(ge=1)]
@@ -75,6 +77,7 @@ _FAST: dict[str, Any] = {
     "loss": "fused",
 }
 _PRESETS: dict[str, dict[str, Any]] = {"fast": _FAST, "paper": _PAPER}
+_OF_NO_PRESET: dict[str, Any] = {"seed": 0, "device": "auto", "time_budget": None}
 
 _WANTED = {"device": "auto, cpu, cuda or cuda:N"}
 
@@ -94,7 +97,7 @@ def configure(preset: str = "fast", **options: Any) -> SegmenterConfig:
     if unknown:
         raise TypeError(f"no option is named {unknown[0]!r}: choose from {', '.join(SegmenterConfig.model_fields)}")
     chosen = {name: value for name, value in options.items() if value is not None}
-    fields = {"seed": 0, "device": "auto", **_PRESETS[preset], **chosen, "preset": preset}
+    fields = {**_OF_NO_PRESET, **_PRESETS[preset], **chosen, "preset": preset}
     published_numbers = fields["precision"] == "float32" and fields["superpixel_scale"] is None
     if not published_numbers and "loss" not in chosen:
         fields["loss"] = "fused"

@@ -166,6 +166,8 @@ class Segmentation:
         image: `[H, W, C]` as given; the overlay is drawn over it.
         source: where the image came from, None for an array.
         input: what `describe_input` tells of the file, empty for an array.
+        stopped: why training ended: `min_labels` (as few labels as were asked for are left), `max_steps` (all steps are
+            done) or `time_budget` (another step would not have ended in time); None if there was no training.
 
     Labels that come from training on the image itself have no gaps, and the largest region is
     label 0 (`relabel_by_area`).
@@ -179,6 +181,7 @@ class Segmentation:
     image: NDArray[Any] = field(repr=False)
     source: str | None = None
     input: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    stopped: str | None = None
 
     def __post_init__(self) -> None:
         """Check that the parts fit together: ValueError or TypeError if they do not."""
@@ -244,6 +247,7 @@ class Segmentation:
             "config": self.config.model_dump(mode="json"),
             "timings": self.timings,
             "versions": _versions(),
+            "stopped": self.stopped,
             "history": self.history,
         }
         ready = _json_ready(described)

@@ -42,6 +42,8 @@ class Segmenter:
         mu: constant of the weighting, > 0; by default the published one: 15, 50, 1.
         max_steps: training ends after this many steps at the latest.
         min_labels: training ends after the first step with this many labels or fewer.
+        time_budget: seconds for one image, reading it included, > 0: training ends before a further step would pass
+            it, judged by the steps before, but has at least one step. By default there is none.
         seed: the same seed gives the same labels on the same machine.
         device: ``"auto"`` (a CUDA GPU if there is one, else the CPU), ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         precision: of the convolutions: ``"float32"``, ``"bfloat16"`` (faster, other rounding), or ``"auto"``: float32
@@ -64,6 +66,7 @@ class Segmenter:
         seed: int = 0,
         device: str = "auto",
         precision: Precision = "auto",
+        time_budget: float | None = None,
     ) -> None:
         config = configure(
             preset,
@@ -71,6 +74,7 @@ class Segmenter:
             mu=mu if mu is None else float(mu),
             max_steps=max_steps,
             min_labels=min_labels,
+            time_budget=time_budget,
             seed=seed,
             device=device,
             precision=None if precision == "auto" else precision,
@@ -111,6 +115,7 @@ class Segmenter:
                 self.config,
                 on_step,
                 superpixels=None if superpixels is None else superpixels[None].to(device),
+                deadline=None if self.config.time_budget is None else started + self.config.time_budget,
             )
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
@@ -122,6 +127,7 @@ class Segmenter:
             labels=labels,
             n_labels=int(labels.max()) + 1,
             history=trained.history,
+            stopped=trained.stopped,
             config=self.config,
             timings={
                 "read": read - started,

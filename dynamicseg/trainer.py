@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from dynamicseg.model import seeded_network
 from dynamicseg.ops import DynamicLossOutput
 from dynamicseg.ops._runtime import freed_memory_kept
 from dynamicseg.published import published_loss_and_grad
+from dynamicseg.time_budget import StepClock
 
 
 class StepRecord(TypedDict):
@@ -32,6 +33,9 @@ class StepRecord(TypedDict):
 
 OnStep = Callable[[StepRecord], None]
 
+Stopped = Literal["min_labels", "max_steps", "time_budget"]
+"""Why training ended: labels were few, steps were done, or another step would not have ended in time."""
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -39,12 +43,18 @@ class Trained:
 
     labels: Tensor
     history: list[StepRecord]
+    stopped: Stopped
 
 
 def train_on_image(
-    image: Tensor, config: SegmenterConfig, on_step: OnStep | None = None, *, superpixels: Tensor | None = None
+    image: Tensor,
+    config: SegmenterConfig,
+    on_step: OnStep | None = None,
+    *,
+    superpixels: Tensor | None = None,
+    deadline: float | None = None,
 ) -> Trained:
-    """Trains a network on one image, on the image's device, until its labels are few or its steps are done.
+    """Trains a network on one image, on the image's device, until labels are few, steps are done or time is up.
 
     One step: forward, loss, backward, update. The labels are those of the last forward pass, so the last step ends
     after the loss: its gradient would change nothing.
@@ -54,20 +64,28 @@ def train_on_image(
         config: with ``precision`` resolved to float32 or bfloat16.
         superpixels: ``[1, H, W]`` int64, see ``ops.dynamic_loss``.
         on_step: called after each step with its record; what it raises ends the training.
+        deadline: the time of ``time.perf_counter`` that no step but the first should pass; None: there is none.
 
     Raises:
         ValueError: the loss is not finite any more.
     """
     with freed_memory_kept() if image.device.type == "cpu" else contextlib.nullcontext():
-        return _train(image, config, on_step, superpixels)
+        return _train(image, config, on_step, superpixels, deadline)
 
 
-def _train(image: Tensor, config: SegmenterConfig, on_step: OnStep | None, superpixels: Tensor | None) -> Trained:
+def _train(
+    image: Tensor,
+    config: SegmenterConfig,
+    on_step: OnStep | None,
+    superpixels: Tensor | None,
+    deadline: float | None,
+) -> Trained:
     memory_format = _memory_format(config)
     image = image.contiguous(memory_format=memory_format)
     network = seeded_network(image.shape[1], config).to(image.device).to(memory_format=memory_format)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(network.parameters(), lr=config.learning_rate, momentum=config.momentum)
     history: list[StepRecord] = []
+    clock = StepClock(deadline)
     while True:
         with torch.autocast(image.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             response = network(image)
@@ -80,11 +98,20 @@ def _train(image: Tensor, config: SegmenterConfig, on_step: OnStep | None, super
             )
         if on_step is not None:
             on_step(history[-1])
-        if len(history) >= config.max_steps or history[-1]["n_labels"] <= config.min_labels:
-            return Trained(output.labels[0], history)
+        stopped = _stopped(history, config, clock)
+        if stopped is not None:
+            return Trained(output.labels[0], history, stopped)
         optimizer.zero_grad()
         response.backward(grad_response)
         optimizer.step()
+
+
+def _stopped(history: list[StepRecord], config: SegmenterConfig, clock: StepClock) -> Stopped | None:
+    if history[-1]["n_labels"] <= config.min_labels:
+        return "min_labels"
+    if len(history) >= config.max_steps:
+        return "max_steps"
+    return None if clock.another_step_fits() else "time_budget"
 
 
 def _loss_and_grad(

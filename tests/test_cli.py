@@ -130,6 +130,7 @@ def test_a_stack_of_bands_is_an_image_when_the_axis_is_named(tmp_path: Path) -> 
         (["segment", "x.png", "-o", "out", "--mu", "nan"], "mu wants"),
         (["segment", "x.png", "-o", "out", "--max-steps", "few"], "--max-steps"),
         (["segment", "x.png", "-o", "out", "--max-steps", "0"], "max_steps wants at least 1"),
+        (["segment", "x.png", "-o", "out", "--time-budget", "0"], "time_budget wants greater than 0"),
         (["segment", "x.png", "-o", "out", "--preset", "papre"], "did you mean paper"),
         (["segment", "x.png", "-o", "out", "--format", "pgn"], "did you mean 'png'"),
         (["segment", "x.png", "-o", "out", "--device", "gpu"], "auto, cpu, cuda or cuda:N"),
@@ -185,6 +186,15 @@ def test_an_interrupted_run_leaves_no_half_written_file(tmp_path: Path, sent: si
     if sent == signal.SIGINT:
         assert "interrupted with 1 of 2 images done" in stderr
         assert "--resume" in stderr
+
+
+def test_a_time_budget_ends_training_and_the_json_says_so(tmp_path: Path) -> None:
+    arguments = ["segment", save(tmp_path / "p.png"), "-o", tmp_path / "out", "--min-labels", 1, "-v", "--max-steps"]
+    hasty = run(*arguments, 1000, "--time-budget", 1e-6)
+    assert (hasty.returncode, "1 steps (time is up)" in hasty.stderr) == (0, True)
+    assert json.loads((tmp_path / "out" / "p.json").read_text())["stopped"] == "time_budget"
+    assert "time is up" not in run(*arguments, 2, "--time-budget", 1e6).stderr
+    assert json.loads((tmp_path / "out" / "p.json").read_text())["stopped"] == "max_steps"
 
 
 def test_formats_can_be_chosen(tmp_path: Path) -> None:

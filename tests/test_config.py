@@ -36,6 +36,9 @@ def test_none_leaves_a_field_to_the_preset() -> None:
         ({"weighting": "fcs"}, "weighting wants 'fsf', 'scf' or 'fixed', not 'fcs'"),
         ({"device": "gpu"}, "device wants auto, cpu, cuda or cuda:N, not 'gpu'"),
         ({"precision": "float16"}, "precision wants 'auto', 'float32' or 'bfloat16', not 'float16'"),
+        ({"time_budget": 0.0}, "time_budget wants greater than 0, not 0.0"),
+        ({"time_budget": float("inf")}, "time_budget wants"),
+        ({"time_budget": "soon"}, "time_budget wants a valid number, not 'soon'"),
         ({"seed": -1}, "seed wants at least 0, not -1"),
     ],
 )
