@@ -123,12 +123,13 @@ def segment_command(
     seed: Annotated[int, typer.Option(help="Same seed, same labels on the same machine.")] = 0,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="Where to compute.")] = "auto",
     precision: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="auto|float32|bfloat16",
-            help="Of the convolutions; auto: float32 for paper, else bfloat16 where there is.",
+            help="Of the convolutions; auto: bfloat16, which is faster, where the processor has it. "
+            "(default: float32 for paper, else auto)",
         ),
-    ] = "auto",
+    ] = None,
     channel_axis: Annotated[
         int | None,
         typer.Option(

@@ -49,7 +49,7 @@ class SegmenterConfig(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
     precision: Precision
-    """Of the convolutions and the response map; parameters and sums are float32."""
+    """Of the convolutions and the response map; parameters and sums are float32. ``"auto"``: see ``Segmenter``."""
 
 
 # The published network and schedule.

@@ -46,8 +46,9 @@ class Segmenter:
             it, judged by the steps before, but has at least one step. By default there is none.
         seed: the same seed gives the same labels on the same machine.
         device: ``"auto"`` (a CUDA GPU if there is one, else the CPU), ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
-        precision: of the convolutions: ``"float32"``, ``"bfloat16"`` (faster, other rounding), or ``"auto"``: float32
-            for ``paper``; otherwise bfloat16 where the processor has it.
+        precision: of the convolutions: ``"float32"``, ``"bfloat16"`` (faster, other rounding), or ``"auto"``: bfloat16
+            where the processor has it, else float32. By default the preset's own: ``"float32"`` for ``paper``, whose
+            numbers are the published ones only in float32; otherwise ``"auto"``.
 
     Attributes:
         config: the ``SegmenterConfig``, with device and precision as they will be used.
@@ -65,7 +66,7 @@ class Segmenter:
         min_labels: int | None = None,
         seed: int = 0,
         device: str = "auto",
-        precision: Precision = "auto",
+        precision: Precision | None = None,
         time_budget: float | None = None,
     ) -> None:
         config = configure(
@@ -77,7 +78,7 @@ class Segmenter:
             time_budget=time_budget,
             seed=seed,
             device=device,
-            precision=None if precision == "auto" else precision,
+            precision=precision,
         )
         present = _present_device(config.device)
         self.config: SegmenterConfig = config.model_copy(

@@ -75,6 +75,7 @@ def test_the_configuration_survives_json_and_cannot_be_changed() -> None:
 def test_the_published_loss_is_only_where_its_numbers_are() -> None:
     assert configure("paper").loss == "published"
     assert configure("paper", precision="bfloat16").loss == "fused"
+    assert configure("paper", precision="auto").loss == "fused"  # whatever the processor has, the user wants speed
     assert configure("paper", superpixel_scale=40.0).loss == "fused"
     assert configure("fast").loss == "fused"
     with pytest.raises(ValueError, match="knows no superpixels"):

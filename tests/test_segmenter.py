@@ -82,8 +82,20 @@ def test_options_reach_the_training() -> None:
     segmentation = Segmenter(weighting="scf", mu=20, seed=4, **QUICK).segment(PHOTO)
     assert segmentation.history[0]["weight"] == pytest.approx(20 / segmentation.history[0]["n_labels"])
     assert (segmentation.config.seed, segmentation.config.device) == (4, "cuda" if torch.cuda.is_available() else "cpu")
-    assert segmentation.config.precision in ("float32", "bfloat16")  # "auto" is resolved
-    assert Segmenter("paper").config.precision == "float32"
+
+
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_precision_is_the_presets_own_unless_auto_is_asked_for(
+    has_bfloat16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has_bfloat16)
+    best = "bfloat16" if has_bfloat16 else "float32"
+    assert Segmenter("paper", device="cpu").config.precision == "float32"
+    assert Segmenter("fast", device="cpu").config.precision == best
+    for preset in ("paper", "fast"):
+        asked_for = Segmenter(preset, device="cpu", precision="auto").config
+        assert (asked_for.precision, asked_for.loss) == (best, "fused")
+        assert Segmenter(preset, device="cpu", precision="float32").config.precision == "float32"
 
 
 def test_the_same_seed_gives_the_same_segmentation() -> None:
