@@ -120,6 +120,14 @@ def segment_command(
             metavar="SECONDS", help="For each image: training stops in time, but not before one step. (default: none)"
         ),
     ] = None,
+    max_side: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PIXELS",
+            help="Segment images whose longer side is larger at this size; results keep the image's size. "
+            "(default: at full size)",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same labels on the same machine.")] = 0,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="Where to compute.")] = "auto",
     precision: Annotated[
@@ -166,6 +174,7 @@ def segment_command(
             max_steps=max_steps,
             min_labels=min_labels,
             time_budget=time_budget,
+            max_side=max_side,
             seed=seed,
             device=device,
             precision=precision,  # type: ignore[arg-type]

@@ -34,6 +34,8 @@ class SegmenterConfig(BaseModel):
     """Training ends after the first step with this many labels or fewer."""
     time_budget: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
     """Seconds for one image, reading included: no step is begun that would end later. None: as long as it takes."""
+    max_side: Annotated[int, Field(ge=2)] | None
+    """Images whose longer side is larger are segmented at this size. None: every image at its own."""
     channels: Annotated[int, Field(ge=1)]
     """Candidate labels, and width of every hidden layer."""
     depth: Annotated[int, Field(ge=1)]
@@ -77,7 +79,7 @@ _FAST: dict[str, Any] = {
     "loss": "fused",
 }
 _PRESETS: dict[str, dict[str, Any]] = {"fast": _FAST, "paper": _PAPER}
-_OF_NO_PRESET: dict[str, Any] = {"seed": 0, "device": "auto", "time_budget": None}
+_OF_NO_PRESET: dict[str, Any] = {"seed": 0, "device": "auto", "time_budget": None, "max_side": None}
 
 _WANTED = {"device": "auto, cpu, cuda or cuda:N"}
 

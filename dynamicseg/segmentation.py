@@ -168,6 +168,7 @@ class Segmentation:
         input: what `describe_input` tells of the file, empty for an array.
         stopped: why training ended: `min_labels` (as few labels as were asked for are left), `max_steps` (all steps are
             done) or `time_budget` (another step would not have ended in time); None if there was no training.
+        trained_size: height and width at which the network saw the image; None for the image's own.
 
     Labels that come from training on the image itself have no gaps, and the largest region is
     label 0 (`relabel_by_area`).
@@ -182,6 +183,7 @@ class Segmentation:
     source: str | None = None
     input: Mapping[str, Any] = field(default_factory=dict, repr=False)
     stopped: str | None = None
+    trained_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         """Check that the parts fit together: ValueError or TypeError if they do not."""
@@ -237,10 +239,12 @@ class Segmentation:
     def metadata(self) -> dict[str, Any]:
         """Return everything but the pixels, ready for strict JSON; NaN and infinity become None."""
         height, width, channels = self.image.shape
+        trained_height, trained_width = self.trained_size or (height, width)
         described: dict[str, Any] = {
             "source": self.source,
             "input": self.input,
             "size": {"height": height, "width": width, "channels": channels},
+            "trained_size": {"height": trained_height, "width": trained_width},
             "dtype": str(self.image.dtype),
             "n_labels": self.n_labels,
             "areas": self.areas().tolist(),

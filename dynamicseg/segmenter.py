@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dynamicseg.config import Precision, Preset, SegmenterConfig, configure
 from dynamicseg.io import as_image
+from dynamicseg.resizing import enlarged_labels, reduced, size_within
 from dynamicseg.segmentation import Segmentation, describe_input, relabel_by_area
 from dynamicseg.superpixels import felzenszwalb_superpixels
 from dynamicseg.trainer import OnStep, train_on_image
@@ -44,6 +45,8 @@ class Segmenter:
         min_labels: training ends after the first step with this many labels or fewer.
         time_budget: seconds for one image, reading it included, > 0: training ends before a further step would pass
             it, judged by the steps before, but has at least one step. By default there is none.
+        max_side: an image whose longer side has more pixels, >= 2, is segmented at reduced size, and its labels are
+            enlarged to the size of the image. By default each image is segmented at its own size.
         seed: the same seed gives the same labels on the same machine.
         device: ``"auto"`` (a CUDA GPU if there is one, else the CPU), ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         precision: of the convolutions: ``"float32"``, ``"bfloat16"`` (faster, other rounding), or ``"auto"``: bfloat16
@@ -68,6 +71,7 @@ class Segmenter:
         device: str = "auto",
         precision: Precision | None = None,
         time_budget: float | None = None,
+        max_side: int | None = None,
     ) -> None:
         config = configure(
             preset,
@@ -76,6 +80,7 @@ class Segmenter:
             max_steps=max_steps,
             min_labels=min_labels,
             time_budget=time_budget,
+            max_side=max_side,
             seed=seed,
             device=device,
             precision=precision,
@@ -102,13 +107,15 @@ class Segmenter:
         started = time.perf_counter()
         pixels = as_image(image, channel_axis=channel_axis)
         input_file = describe_input(image, channel_axis) if isinstance(image, (str, os.PathLike)) else {}
-        read = time.perf_counter()
         if pixels.shape[:2] == (1, 1):
             raise ValueError("an image of 1x1 pixel cannot be segmented: training compares at least 2 pixels")
         device = torch.device(self.config.device)
-        _check_memory(pixels.shape, self.config, device)
+        size = size_within(*pixels.shape[:2], self.config.max_side)
+        trained_shape = (*size, pixels.shape[2])
+        _check_memory(trained_shape, self.config, device)
+        values = reduced(_values(pixels), size)
+        read = time.perf_counter()
         try:
-            values = _values(pixels)
             superpixels = self._superpixels(values)
             grouped = time.perf_counter()
             trained = train_on_image(
@@ -120,15 +127,16 @@ class Segmenter:
             )
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
-                raise MemoryError(_too_large(pixels.shape, self.config, device, None)) from None
+                raise MemoryError(_too_large(trained_shape, self.config, device, None)) from None
             raise
-        labels = relabel_by_area(trained.labels.cpu().numpy())
+        labels = relabel_by_area(enlarged_labels(trained.labels.cpu().numpy(), pixels.shape[:2]))
         ended = time.perf_counter()
         return Segmentation(
             labels=labels,
             n_labels=int(labels.max()) + 1,
             history=trained.history,
             stopped=trained.stopped,
+            trained_size=size,
             config=self.config,
             timings={
                 "read": read - started,
@@ -202,13 +210,16 @@ def _training_bytes(shape: tuple[int, ...], config: SegmenterConfig) -> int:
 
 
 def _too_large(shape: tuple[int, ...], config: SegmenterConfig, device: torch.device, available: int | None) -> str:
-    fits = ""
-    if available is not None:
-        side = math.sqrt(available / _training_bytes(shape, config))
-        fits = f" {available / 1e9:.1f} GB are free: about {int(shape[1] * side)}x{int(shape[0] * side)} pixels fit."
+    """``available``: how many bytes are free; None where nobody knows."""
+    needed = _training_bytes(shape, config)
+    # A little less than what fits: how much is free changes from moment to moment.
+    scale = 0.5 if available is None else 0.95 * math.sqrt(available / needed)
+    max_side = max(2, int(max(shape[:2]) * scale))
+    free = "is" if available is None else f"the {available / 1e9:.1f} GB that are"
     return (
-        f"training on {shape[1]}x{shape[0]} pixels takes about {_training_bytes(shape, config) / 1e9:.1f} GB, more "
-        f"than the memory that is free on {device}: make the image smaller or cut it into parts.{fits}"
+        f"training on {shape[1]}x{shape[0]} pixels takes about {needed / 1e9:.1f} GB, more than {free} free on "
+        f"{device}: segment at reduced size with --max-side {max_side} (in Python max_side={max_side}), or cut it into "
+        "parts"
     )
 
 

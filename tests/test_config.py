@@ -39,6 +39,7 @@ def test_none_leaves_a_field_to_the_preset() -> None:
         ({"time_budget": 0.0}, "time_budget wants greater than 0, not 0.0"),
         ({"time_budget": float("inf")}, "time_budget wants"),
         ({"time_budget": "soon"}, "time_budget wants a valid number, not 'soon'"),
+        ({"max_side": 1}, "max_side wants at least 2, not 1"),
         ({"seed": -1}, "seed wants at least 0, not -1"),
     ],
 )

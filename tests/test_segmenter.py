@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -117,12 +118,22 @@ def test_nan_is_refused_with_its_place() -> None:
     assert "row 2, column 3" in str(caught.value)
 
 
-def test_an_image_that_does_not_fit_into_memory_is_refused_before_it_starts() -> None:
-    huge = np.broadcast_to(np.uint8(0), (200_000, 100_000, 3))
-    with pytest.raises(MemoryError, match=r"100000x200000 pixels takes about [\d.]+ GB.*smaller"):
-        from dynamicseg.segmenter import _check_memory
+def test_an_image_that_does_not_fit_into_memory_is_refused_with_a_size_that_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from dynamicseg import segmenter
+    from dynamicseg.resizing import size_within
 
-        _check_memory(huge.shape, Segmenter().config, torch.device("cpu"))
+    monkeypatch.setattr(segmenter, "_available_memory", lambda: 10**10)
+    huge = np.broadcast_to(np.uint8(0), (200_000, 100_000, 3))
+    refused = r"100000x200000 pixels takes about [\d.]+ GB, .* 10\.0 GB .*--max-side (\d+) \(in Python max_side=\1\)"
+    with pytest.raises(MemoryError, match=refused) as caught:
+        ds.segment(huge, device="cpu")
+    fitting = int(re.findall(r"\d+", str(caught.value))[-1])
+    config = Segmenter(device="cpu").config
+    for max_side, fits in ((fitting, True), (int(fitting * 1.1), False)):
+        size = size_within(*huge.shape[:2], max_side)
+        assert (segmenter._training_bytes((*size, 3), config) <= 10**10) == fits
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
