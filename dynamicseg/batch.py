@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from dynamicseg._files import os_error
 from dynamicseg.exit_status import DONE, INTERRUPTED, SOME_FAILED
 from dynamicseg.inputs import FoundInputs, InputImage
 from dynamicseg.segmentation import describe_input, is_saved, output_paths
+from dynamicseg.workers import Outcome, Work, in_processes
 
 if TYPE_CHECKING:
     from dynamicseg.segmenter import Segmenter
-    from dynamicseg.trainer import StepRecord
 
 
 def check_writable(folder: Path) -> None:
@@ -33,7 +33,18 @@ def check_writable(folder: Path) -> None:
 
 
 class Batch:
-    """One run over inputs. Texts go to stderr; in a pipe there are only errors, unless ``verbose``."""
+    """One run over inputs. Texts go to stderr; in a pipe there are only errors, unless ``verbose``.
+
+    Args:
+        segmenter: what segments each image.
+        output: folder for the results.
+        formats: see ``Segmentation.save``.
+        channel_axis: see ``Segmenter.segment``.
+        jobs: images at a time, >= 1: each in a process with its share of the threads; one alone runs in this process.
+        resume: leaves out what is already done with these settings.
+        quiet: only errors are said.
+        verbose: a line for each image, also in a pipe.
+    """
 
     def __init__(
         self,
@@ -42,14 +53,12 @@ class Batch:
         formats: Sequence[str],
         *,
         channel_axis: int | None = None,
+        jobs: int = 1,
         resume: bool = False,
         quiet: bool = False,
         verbose: bool = False,
     ) -> None:
-        self.segmenter = segmenter
-        self.output = output
-        self.formats = formats
-        self.channel_axis = channel_axis
+        self.work = Work(segmenter, output, tuple(formats), channel_axis, jobs)
         self.resume = resume
         self.console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
         self.shows_progress = self.console.is_terminal and not quiet
@@ -63,83 +72,88 @@ class Batch:
             console=self.console,
             transient=True,
         )
+        self.bars: dict[InputImage, TaskID] = {}
+        self.done = 0
 
     def run(self, found: FoundInputs) -> int:
         """Segments every image; returns the exit status, after naming each input that failed."""
-        failures = list(found.problems)
+        problems = list(found.problems)
         if found.skipped:
             self._tell(f"{len(found.skipped)} files look like results of an earlier run and are left out")
-            if not found.images and not failures:
-                failures.append(f"{found.skipped[0]} and all other inputs look like results of an earlier run")
-        done = 0
+            if not found.images and not problems:
+                problems.append(f"{found.skipped[0]} and all other inputs look like results of an earlier run")
+        failures: dict[InputImage, str] = {}
+        interrupted = False
         try:
             with self.progress if self.shows_progress else nullcontext():
-                all_images = self.progress.add_task("images", total=len(found.images), state="")
-                for image in found.images:
-                    try:
-                        self._segment(image)
-                        done += 1
-                    except Exception as error:  # whatever one image meets, the others are finished
-                        failures.append(_named(image, error))
-                        self._tell(f"{image.path}: failed")
-                    self.progress.advance(all_images)
+                self._segment_all(found.images, failures)
         except KeyboardInterrupt:
-            self._report(failures)
+            interrupted = True
+        in_order = [failures[image] for image in found.images if image in failures]
+        for problem in problems + in_order:
+            self.console.print(f"dynamicseg: {problem}")
+        if interrupted:
             self.console.print(
-                f"dynamicseg: interrupted with {done} of {len(found.images)} images done; "
+                f"dynamicseg: interrupted with {self.done} of {len(found.images)} images done; "
                 "the same command with --resume goes on from here"
             )
             return INTERRUPTED
-        self._report(failures)
-        if done:
-            self._tell(f"{done} {'image' if done == 1 else 'images'} in {self.output}")
-        return SOME_FAILED if failures else DONE
+        if self.done:
+            self._tell(f"{self.done} {'image' if self.done == 1 else 'images'} in {self.work.output}")
+        return SOME_FAILED if problems or failures else DONE
 
-    def _segment(self, image: InputImage) -> None:
-        if self.resume and self._is_done(image):
-            self._tell(f"{image.path}: done before")
-            return
-        steps = self.progress.add_task(image.path.name, total=self.segmenter.config.max_steps, state="reading")
+    def _segment_all(self, images: Sequence[InputImage], failures: dict[InputImage, str]) -> None:
+        all_images = self.progress.add_task("images", total=len(images), state="")
+        with closing(self._outcomes(self._to_do(images, all_images))) as outcomes:
+            for outcome in outcomes:
+                if outcome.image in self.bars:
+                    self.progress.remove_task(self.bars.pop(outcome.image))
+                if outcome.failed:
+                    failures[outcome.image] = outcome.text
+                    self._tell(f"{outcome.image.path}: failed")
+                else:
+                    self.done += 1
+                    self._tell(outcome.text)
+                self.progress.advance(all_images)
 
-        def on_step(record: StepRecord) -> None:
-            state = f"{record['n_labels']} labels, loss {record['loss']:.3f}"
-            self.progress.update(steps, completed=record["step"], state=state)
+    def _to_do(self, images: Sequence[InputImage], all_images: TaskID) -> Iterator[InputImage]:
+        for image in images:
+            if self.resume and self._is_done(image):
+                self._tell(f"{image.path}: done before")
+                self.done += 1
+                self.progress.advance(all_images)
+            else:
+                yield image
 
-        try:
-            result = self.segmenter.segment(image.path, channel_axis=self.channel_axis, on_step=on_step)
-            self.progress.update(steps, state="saving")
-            written = result.save(self.output, image.stem, self.formats)
-        finally:
-            self.progress.remove_task(steps)
-        steps_done = f"{len(result.history)} steps" + (" (time is up)" if result.stopped == "time_budget" else "")
-        self._tell(
-            f"{image.path}: {result.n_labels} labels, {steps_done}, {result.timings['total']:.1f} s -> {written[0]}"
-        )
+    def _outcomes(self, images: Iterable[InputImage]) -> Iterator[Outcome]:
+        if self.work.jobs == 1:
+            for image in images:
+                yield self.work.do(image, lambda step, state, image=image: self._show(image, step, state))
+        else:
+            import torch
+
+            threads = max(1, torch.get_num_threads() // self.work.jobs)
+            yield from in_processes(images, self.work, threads=threads, show=self._show)
+
+    def _show(self, image: InputImage, step: int, state: str) -> None:
+        if image not in self.bars:
+            max_steps = self.work.segmenter.config.max_steps
+            self.bars[image] = self.progress.add_task(image.path.name, total=max_steps, state=state)
+        self.progress.update(self.bars[image], completed=step, state=state)
 
     def _is_done(self, image: InputImage) -> bool:
         """Whether all files are there, made from this very file with these settings."""
-        if not is_saved(self.output, image.stem, self.formats):
+        work = self.work
+        if not is_saved(work.output, image.stem, work.formats):
             return False
         try:
-            metadata = json.loads(output_paths(self.output, image.stem, "json")["json"].read_text(encoding="utf-8"))
+            metadata = json.loads(output_paths(work.output, image.stem, "json")["json"].read_text(encoding="utf-8"))
             made_from = metadata["input"], metadata["config"]
-            input_file = describe_input(image.path, self.channel_axis)
+            input_file = describe_input(image.path, work.channel_axis)
         except (OSError, ValueError, KeyError, TypeError):
             return False
-        return made_from == (input_file, self.segmenter.config.model_dump(mode="json"))
+        return made_from == (input_file, work.segmenter.config.model_dump(mode="json"))
 
     def _tell(self, text: str) -> None:
         if self.tells_each:
             self.console.print(text)
-
-    def _report(self, failures: Sequence[str]) -> None:
-        for failure in failures:
-            self.console.print(f"dynamicseg: {failure}")
-
-
-def _named(image: InputImage, error: Exception) -> str:
-    """One line that starts with the image's path."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    if not isinstance(error, (ValueError, TypeError, OSError, MemoryError)):
-        text = f"{type(error).__name__}: {text}"
-    return text if text.startswith(str(image.path)) else f"{image.path}: {text}"

@@ -168,6 +168,8 @@ class Segmentation:
         input: what `describe_input` tells of the file, empty for an array.
         stopped: why training ended: `min_labels` (as few labels as were asked for are left), `max_steps` (all steps are
             done) or `time_budget` (another step would not have ended in time); None if there was no training.
+        threads: how many threads PyTorch computed with on the CPU: with another number it rounds differently, and
+            training magnifies that.
         trained_size: height and width at which the network saw the image; None for the image's own.
 
     Labels that come from training on the image itself have no gaps, and the largest region is
@@ -184,6 +186,7 @@ class Segmentation:
     input: Mapping[str, Any] = field(default_factory=dict, repr=False)
     stopped: str | None = None
     trained_size: tuple[int, int] | None = None
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         """Check that the parts fit together: ValueError or TypeError if they do not."""
@@ -249,6 +252,7 @@ class Segmentation:
             "n_labels": self.n_labels,
             "areas": self.areas().tolist(),
             "config": self.config.model_dump(mode="json"),
+            "threads": self.threads,
             "timings": self.timings,
             "versions": _versions(),
             "stopped": self.stopped,

@@ -137,6 +137,7 @@ class Segmenter:
             history=trained.history,
             stopped=trained.stopped,
             trained_size=size,
+            threads=torch.get_num_threads(),
             config=self.config,
             timings={
                 "read": read - started,

@@ -132,6 +132,7 @@ def test_a_stack_of_bands_is_an_image_when_the_axis_is_named(tmp_path: Path) -> 
         (["segment", "x.png", "-o", "out", "--max-steps", "0"], "max_steps wants at least 1"),
         (["segment", "x.png", "-o", "out", "--time-budget", "0"], "time_budget wants greater than 0"),
         (["segment", "x.png", "-o", "out", "--max-side", "1"], "max_side wants at least 2"),
+        (["segment", "x.png", "-o", "out", "--jobs", "0"], "--jobs"),
         (["segment", "x.png", "-o", "out", "--preset", "papre"], "did you mean paper"),
         (["segment", "x.png", "-o", "out", "--format", "pgn"], "did you mean 'png'"),
         (["segment", "x.png", "-o", "out", "--device", "gpu"], "auto, cpu, cuda or cuda:N"),

@@ -1,0 +1,210 @@
+"""Segmenting several images at a time, each in a process of its own.
+
+Each worker is an executor with a single process. If the system kills it, for example because memory ran out, its
+executor is broken, and with it the one image that it was at; a new one takes its place. A single executor for all
+workers would give up all images together, and could not say which one was at fault.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dynamicseg.exit_status import TERMINATED
+from dynamicseg.inputs import InputImage
+
+if TYPE_CHECKING:
+    from dynamicseg.segmenter import Segmenter
+    from dynamicseg.trainer import StepRecord
+
+Show = Callable[[int, str], None]
+"""Told while an image is segmented: how many steps are done, and the state in words."""
+
+_POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an image; ``text`` is one line that starts with its path."""
+
+    image: InputImage
+    failed: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is done with each image: read, segmented, saved."""
+
+    segmenter: Segmenter
+    output: Path
+    formats: tuple[str, ...]
+    channel_axis: int | None
+    jobs: int = 1
+    """How many images are worked on at a time."""
+
+    def do(self, image: InputImage, show: Show) -> Outcome:
+        """Whatever the image meets becomes its outcome; only what ends the whole run is raised."""
+        try:
+            return Outcome(image, False, self._segment(image, show))
+        except Exception as error:
+            hint = f"; or run fewer than {self.jobs} --jobs" if isinstance(error, MemoryError) and self.jobs > 1 else ""
+            return Outcome(image, True, _named(image, error) + hint)
+
+    def _segment(self, image: InputImage, show: Show) -> str:
+        def on_step(record: StepRecord) -> None:
+            show(record["step"], f"{record['n_labels']} labels, loss {record['loss']:.3f}")
+
+        show(0, "reading")
+        result = self.segmenter.segment(image.path, channel_axis=self.channel_axis, on_step=on_step)
+        steps = len(result.history)
+        show(steps, "saving")
+        written = result.save(self.output, image.stem, self.formats)
+        why = " (time is up)" if result.stopped == "time_budget" else ""
+        return (
+            f"{image.path}: {result.n_labels} labels, {steps} steps{why}, {result.timings['total']:.1f} s "
+            f"-> {written[0]}"
+        )
+
+
+def _named(image: InputImage, error: Exception) -> str:
+    """One line that starts with the image's path."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if not isinstance(error, (ValueError, TypeError, OSError, MemoryError)):
+        text = f"{type(error).__name__}: {text}"
+    return text if text.startswith(str(image.path)) else f"{image.path}: {text}"
+
+
+def in_processes(
+    images: Iterable[InputImage], work: Work, *, threads: int, show: Callable[[InputImage, int, str], None]
+) -> Iterator[Outcome]:
+    """Does the work on each image, ``work.jobs`` at a time, in processes with ``threads`` threads each.
+
+    Outcomes come as they are ready. Leaving early, by an interrupt or by closing this generator, ends the workers, and
+    what they were writing is removed.
+    """
+    others = multiprocessing.active_children()
+    workers = [_Worker(threads) for _ in range(work.jobs)]
+    waiting = iter(images)
+    try:
+        while True:
+            for worker in workers:
+                if worker.image is None and (image := next(waiting, None)) is not None:
+                    worker.begin(work, image)
+            running = [worker for worker in workers if worker.future is not None]
+            if not running:
+                return
+            wait([worker.future for worker in running if worker.future], _POLL_SECONDS, FIRST_COMPLETED)
+            for worker in running:
+                worker.pass_on(show)
+                outcome = worker.outcome()
+                if outcome is not None:
+                    yield outcome
+    except BaseException:
+        for child in multiprocessing.active_children():
+            if child not in others:
+                child.terminate()
+        raise
+    finally:
+        for worker in workers:
+            worker.close()
+
+
+class _Worker:
+    """A process, the image that it is at, and what it tells of it."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self.image: InputImage | None = None
+        self.future: Future[Outcome] | None = None
+        self._start()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")  # a fork would copy PyTorch's threads half
+        self._reports, for_process = context.Pipe(duplex=False)
+        self._executor = ProcessPoolExecutor(1, context, _begin_process, (self._threads, for_process))
+
+    def begin(self, work: Work, image: InputImage) -> None:
+        with _interrupts_held_back():  # the process begins here, and keeps them held back
+            self.image, self.future = image, self._executor.submit(_do, work, image)
+
+    def pass_on(self, show: Callable[[InputImage, int, str], None]) -> None:
+        while self._reports.poll():
+            step, state = self._reports.recv()
+            if self.image is not None:
+                show(self.image, step, state)
+
+    def outcome(self) -> Outcome | None:
+        """None as long as there is none; afterwards the worker is free for the next image."""
+        if self.image is None or self.future is None or not self.future.done():
+            return None
+        image, error = self.image, self.future.exception()
+        result = Outcome(image, True, f"{image.path}: {_KILLED}") if error is not None else self.future.result()
+        if isinstance(error, BrokenProcessPool):
+            self.close()
+            self._start()
+        self.image, self.future = None, None
+        return result
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=True, cancel_futures=True)
+        self._reports.close()
+
+
+_KILLED = (
+    "the process that segmented it was killed, most likely because memory ran out: run it again with fewer --jobs, "
+    "or with --max-side"
+)
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """A process that begins meanwhile never sees Ctrl-C, which a terminal sends to all: this one ends the others."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+# ---- in the worker's process -----------------------------------------------------------------------------------------
+
+_reports: Connection | None = None  # a task of an executor can be handed a pipe in no other way
+
+
+def _begin_process(threads: int, reports: Connection) -> None:
+    global _reports
+    import torch
+
+    _reports = reports
+    torch.set_num_threads(threads)
+    # As an interrupt in the main process does, so that no half-written file stays.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker would wait for ever for a main process that was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    while True:  # once for the image at hand, once more for the waiting after it
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+        time.sleep(_POLL_SECONDS)
+
+
+def _do(work: Work, image: InputImage) -> Outcome:
+    reports = _reports
+    assert reports is not None
+    return work.do(image, lambda step, state: reports.send((step, state)))
