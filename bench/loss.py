@@ -32,7 +32,7 @@ from rich.console import Group
 from rich.table import Table
 from torch import Tensor
 
-from dynamicseg import io, ops
+from dynamicseg import ops
 from dynamicseg.bench.environment import environment
 from dynamicseg.bench.published import (
     Compiled,
@@ -388,12 +388,3 @@ def _short(number: float) -> str:
     """With about three digits, five characters for anything from 0.001 to 99999."""
     decimals = 3 if number < 1 else 2 if number < 10 else 1 if number < 100 else 0
     return f"{number:.{decimals}f}"
-
-
-def write_json(report: dict[str, Any], path: str | os.PathLike[str]) -> None:
-    """Writes the report as strict JSON, whole or not at all.
-
-    Raises:
-        OSError: the folder cannot be written to.
-    """
-    io.write_json(path, report)

@@ -308,12 +308,3 @@ def plot(report: dict[str, Any], path: str | os.PathLike[str]) -> None:
     figure.legend(loc="outside lower center", ncols=2)
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=150)
-
-
-def write_json(report: dict[str, Any], path: str | os.PathLike[str]) -> None:
-    """Writes the report as strict JSON, whole or not at all.
-
-    Raises:
-        OSError: the folder cannot be written to.
-    """
-    io.write_json(path, report)

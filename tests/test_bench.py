@@ -19,6 +19,7 @@ from dynamicseg.bench import environment as env
 from dynamicseg.bench import loss as bench_loss
 from dynamicseg.bench import published, timing
 from dynamicseg.bench.published import PublishedLoss
+from dynamicseg.io import write_json
 from dynamicseg.weighting import WEIGHTINGS, Weighting
 
 SHAPE = (1, 7, 9, 11)
@@ -285,7 +286,7 @@ class TestReport:
         assert torch.get_num_threads() == before
 
     def test_json_round_trip(self, report: dict[str, Any], tmp_path: Path) -> None:
-        bench_loss.write_json(report, tmp_path / "report.json")
+        write_json(tmp_path / "report.json", report)
         assert json.loads((tmp_path / "report.json").read_text()) == report
 
     def test_table_fits_100_columns(self, report: dict[str, Any]) -> None:

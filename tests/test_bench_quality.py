@@ -19,6 +19,7 @@ from scipy.io import savemat
 from dynamicseg.bench import quality
 from dynamicseg.evaluate import evaluate
 from dynamicseg.evaluate import methods as evaluate_methods
+from dynamicseg.io import write_json
 
 CLASSICAL = ("felzenszwalb:min_size=5", "slic", "kmeans")
 OURS = "dynamicseg:preset=paper:max_steps=2"
@@ -198,8 +199,8 @@ def test_table(report: dict[str, Any]) -> None:
     assert max(len(line) for line in shown.splitlines()) <= 100
 
 
-def test_write_json(report: dict[str, Any], tmp_path: Path) -> None:
-    quality.write_json(report, tmp_path / "report.json")
+def test_json_round_trip(report: dict[str, Any], tmp_path: Path) -> None:
+    write_json(tmp_path / "report.json", report)
     assert json.loads((tmp_path / "report.json").read_text()) == report
 
 
