@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 
 # Not optional and never skipped: without the compiled module no test of this package means anything.
 import dynamicseg.ops  # noqa: F401
+from dynamicseg import _native
+from dynamicseg.ops import _runtime
 
 DATA_VARIABLE = "DYNAMICSEG_DATA"
 
@@ -42,6 +45,46 @@ def _seeds() -> None:
 def device(request: pytest.FixtureRequest) -> torch.device:
     """Each device that an op runs on."""
     return torch.device(request.param)
+
+
+@pytest.fixture(
+    params=[
+        *_native.available_instruction_sets(),
+        pytest.param(
+            "cuda",
+            marks=[
+                pytest.mark.cuda,
+                pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+            ],
+        ),
+    ]
+)
+def target(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """The device of each set of kernels: one for each instruction set of this processor, and CUDA."""
+    before = _native.instruction_set()
+    if request.param == "cuda":
+        cuda = torch.device("cuda")
+        if _runtime.backend_for(cuda) == "reference":
+            pytest.skip(_runtime.why(cuda))
+        yield cuda
+    else:
+        _native.set_instruction_set(request.param)
+        yield torch.device("cpu")
+    _native.set_instruction_set(before)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What the op passes to the native core, one dictionary for each call."""
+    recorded: list[dict[str, Any]] = []
+    original = _native.DynamicLossParams
+
+    def record(**params: Any) -> _native.DynamicLossParams:
+        recorded.append(params)
+        return original(**params)
+
+    monkeypatch.setattr(_native, "DynamicLossParams", record)
+    return recorded
 
 
 @pytest.fixture(scope="session")
