@@ -39,9 +39,20 @@ class DynamicLoss(nn.Module):
         self.reduction = reduction
 
     def forward(self, x: Tensor, mask: Tensor | None = None, superpixels: Tensor | None = None) -> DynamicLossOutput:
-        """The loss of ``x`` ``[B, C, H, W]``; ``mask`` and ``superpixels`` ``[B, H, W]`` as in ``ops.dynamic_loss``."""
+        """The loss of ``x`` ``[B, C, H, W]``; ``mask`` and ``superpixels`` ``[B, H, W]`` as in ``ops.dynamic_loss``.
+
+        Raises:
+            TypeError, ValueError: as in ``ops.dynamic_loss``; also ValueError for the mean over a batch without images.
+        """
         output = ops.dynamic_loss(x, weighting=self.weighting, mu=self.mu, mask=mask, superpixels=superpixels)
-        return output._replace(loss=output.loss.mean()) if self.reduction == "mean" else output
+        if self.reduction == "none":
+            return output
+        if x.shape[0] == 0:
+            raise ValueError(
+                f"x has shape {list(x.shape)}: there is no mean over a batch without images; pass at least one, or "
+                "make the loss with reduction='none'"
+            )
+        return output._replace(loss=output.loss.mean())
 
     def extra_repr(self) -> str:
         """The arguments, for ``repr``."""

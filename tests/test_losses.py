@@ -50,6 +50,15 @@ def test_mean_and_none_have_the_gradients_to_match(x: Tensor) -> None:
     torch.testing.assert_close(of_mean * 3, of_sum)
 
 
+def test_a_batch_without_images_has_no_mean(device: torch.device) -> None:
+    empty = torch.zeros(0, 6, 7, 8, device=device)
+    with pytest.raises(ValueError, match=r"x has shape \[0, 6, 7, 8\]: there is no mean .* reduction='none'"):
+        DynamicLoss()(empty)
+    assert DynamicLoss(reduction="none")(empty).loss.shape == (0,)
+    output, grad_x = ops.dynamic_loss_and_grad(empty)
+    assert (output.loss.shape, grad_x.shape) == ((0,), empty.shape)
+
+
 def test_default_is_feature_similarity_focus_with_the_published_constants() -> None:
     assert DynamicLoss().weighting == "fsf"
     assert {weighting: DynamicLoss(weighting).mu for weighting in WEIGHTINGS} == DEFAULT_MU
