@@ -95,6 +95,7 @@ def decode(path: Path, *, channel_axis: int | None = None) -> NDArray[Any]:
 
             return decode_tiff(file, channel_axis=channel_axis)
         image = open_with_pillow(file)
+        refuse_other_axis(f"is a {image.format} file", channel_axis)
         array = _deep_png(image, file)
         if array is None:
             _refuse_lost_depth(image, file)
@@ -226,6 +227,15 @@ def _jpeg2000_depths(file: BinaryIO) -> list[int]:
         return []
     (count,) = struct.unpack_from(">H", head, start + 40)
     return [(head[start + 42 + 3 * k] & 0x7F) + 1 for k in range(count)]
+
+
+def refuse_other_axis(what: str, channel_axis: int | None) -> None:
+    """Refuse a channel axis for an image that knows its channels, unless it is the last, where they are."""
+    if channel_axis not in {None, 2, -1}:
+        raise Refusal(
+            f"{what}, which knows its channels: leave out --channel-axis {channel_axis} (channel_axis in Python), "
+            "which is for TIFF files with three axes"
+        )
 
 
 def plain_pixels(image: PILImage.Image) -> NDArray[Any]:

@@ -141,7 +141,8 @@ def segment_command(
     channel_axis: Annotated[
         int | None,
         typer.Option(
-            help="Which axis of a 3-D file holds the bands, 0 for a stack of them. (default: as the file says)"
+            metavar="AXIS",
+            help="Which axis of a TIFF with three holds the bands, 0 for a stack of them. (default: as the file says)",
         ),
     ] = None,
     formats: Annotated[

@@ -20,6 +20,7 @@ from dynamicseg._decode import (
     decode,
     decode_numbers,
     plain_pixels,
+    refuse_other_axis,
 )
 from dynamicseg._files import Refusal, one_line, whole_file
 
@@ -71,12 +72,13 @@ def read_image(path: str | os.PathLike[str], *, channel_axis: int | None = None)
         path: the file.
         channel_axis: for a TIFF with three axes, the one that holds the bands. Needed where the
             file does not say so itself, as in a plain stack of pages. Other formats know their
-            channels, and ignore it.
+            channels, and refuse any but the last.
 
     Raises:
         FileNotFoundError, OSError: the file cannot be opened or read; a folder was given.
         ValueError: not an image, damaged, a stack, more than `MAX_PIXELS` pixels (refused before
-            decoding), NaN or infinity. All are one line that starts with the path.
+            decoding), NaN or infinity, or a channel axis where there is none to choose. All are one
+            line that starts with the path.
     """
     path = Path(path)
     image = decode(path, channel_axis=channel_axis)
@@ -97,7 +99,7 @@ def as_image(value: object, *, channel_axis: int | None = None) -> NDArray[Any]:
             uint8, uint16, float16, float32 or float64. Arrays are taken as they are, without a copy
             where possible; only float16 and float64 become float32.
         channel_axis: which axis of three holds the channels: by default the last one of an array,
-            and the one that the file declares of a file.
+            and the one that the file declares of a file. Refused for a PIL image, whose are known.
 
     Raises:
         TypeError: not an image, or of a type that is not in the list.
@@ -108,6 +110,7 @@ def as_image(value: object, *, channel_axis: int | None = None) -> NDArray[Any]:
         return read_image(value, channel_axis=channel_axis)
     try:
         if _is_pil_image(value):
+            refuse_other_axis("is a PIL image", channel_axis)
             image = _pixels_in_memory(value)
         else:
             image = _channels_last(_as_array(value), -1 if channel_axis is None else channel_axis)

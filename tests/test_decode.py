@@ -150,6 +150,16 @@ class TestPillowFormats:
         want = np.array(ImageOps.exif_transpose(upright))
         np.testing.assert_array_equal(dio.read_image(tmp_path / f"x{suffix}"), want)
 
+    @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp"])
+    def test_a_channel_axis_is_for_tiff_alone(self, tmp_path: Path, suffix: str) -> None:
+        path = tmp_path / f"x{suffix}"
+        Image.new("RGB", (5, 4)).save(path)
+        for axis in (None, 2, -1):
+            assert dio.read_image(path, channel_axis=axis).shape == (4, 5, 3)
+        with pytest.raises(ValueError, match=r"knows its channels: leave out --channel-axis 0 .* TIFF") as caught:
+            dio.read_image(path, channel_axis=0)
+        assert str(caught.value).startswith(f"{path}: is a ")
+
     def test_suffix_does_not_matter(self, tmp_path: Path) -> None:
         image = noise((3, 4, 3))
         Image.fromarray(image).save(tmp_path / "x.png")

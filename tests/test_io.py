@@ -55,6 +55,12 @@ class TestAsImage:
         with pytest.raises(ValueError, match="no channel axis 3"):
             dio.as_image(array, channel_axis=3)
 
+    def test_a_pil_image_knows_its_channels(self) -> None:
+        image = Image.fromarray(noise((4, 5, 3)))
+        assert dio.as_image(image, channel_axis=-1).shape == (4, 5, 3)
+        with pytest.raises(ValueError, match="image: is a PIL image, which knows its channels: leave out"):
+            dio.as_image(image, channel_axis=0)
+
     @pytest.mark.parametrize("shape", [(), (3,), (1, 2, 3, 4)])
     def test_wrong_number_of_axes(self, shape: tuple[int, ...]) -> None:
         with pytest.raises(ValueError, match=f"{len(shape)} axes"):
