@@ -8,7 +8,9 @@ SANITIZED := build/sanitized
 # The package as it is installed, with bench/ inside, for the type checker.
 TYPED := build/typed
 
-# A newer file than the sources of the native core means that the installed package is up to date.
+# A newer file than the sources of the native core means that the installed package is up to date: with what it needs to
+# run, and with the development tools as well.
+RUNNABLE := $(VENV)/runnable
 INSTALLED := $(VENV)/installed
 CORE := CMakeLists.txt pyproject.toml constraints.txt $(shell find csrc -type f)
 CPP := $(shell find csrc -name '*.cpp' -o -name '*.h')
@@ -31,16 +33,23 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 # PIP_CONSTRAINT also holds inside the environments that pip makes for builds.
-$(INSTALLED): export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+$(RUNNABLE) $(INSTALLED): export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+$(RUNNABLE): $(VENV)/bin/python $(CORE)
+	@echo "Installing PyTorch into $(VENV): a large download, minutes"
+	$(PIP) install --quiet torch
+	@echo "Building the native core and installing it: one to three minutes"
+	$(PIP) install --quiet --editable .
+	@touch $@
+
 $(INSTALLED): $(VENV)/bin/python $(CORE)
 	@echo "Installing PyTorch into $(VENV): a large download, minutes"
 	$(PIP) install --quiet torch
 	@echo "Building the native core, installing it and the tools: one to three minutes"
 	$(PIP) install --quiet --editable '.[dev]'
-	@touch $@
+	@touch $(RUNNABLE) $@
 
 .PHONY: demo
-demo: $(INSTALLED)  ## Segment three photos that scikit-image carries, and say where the results are.
+demo: $(RUNNABLE)  ## Segment three photos that scikit-image carries, and say where the results are.
 	@$(BIN)/python tests/demo_photos.py $(DEMO)/photos
 	$(BIN)/dynamicseg segment $(DEMO)/photos -o $(DEMO) --verbose
 	@echo "Label maps:"; ls -1 $(DEMO)/*_labels.png
