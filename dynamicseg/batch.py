@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -125,10 +126,10 @@ class Batch:
             else:
                 yield image
 
-    def _outcomes(self, images: Iterable[InputImage]) -> Iterator[Outcome]:
+    def _outcomes(self, images: Iterable[InputImage]) -> Generator[Outcome, None, None]:
         if self.work.jobs == 1:
             for image in images:
-                yield self.work.do(image, lambda step, state, image=image: self._show(image, step, state))
+                yield self.work.do(image, partial(self._show, image))
         else:
             import torch
 

@@ -110,7 +110,7 @@ class Segmenter:
         if pixels.shape[:2] == (1, 1):
             raise ValueError("an image of 1x1 pixel cannot be segmented: training compares at least 2 pixels")
         device = torch.device(self.config.device)
-        size = size_within(*pixels.shape[:2], self.config.max_side)
+        size = size_within(pixels.shape[0], pixels.shape[1], self.config.max_side)
         trained_shape = (*size, pixels.shape[2])
         _check_memory(trained_shape, self.config, device)
         values = reduced(_values(pixels), size)

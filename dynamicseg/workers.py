@@ -137,7 +137,12 @@ class _Worker:
 
     def begin(self, work: Work, image: InputImage) -> None:
         with _interrupts_held_back():  # the process begins here, and keeps them held back
-            self.image, self.future = image, self._executor.submit(_do, work, image)
+            try:
+                future = self._executor.submit(_do, work, image)
+            except BrokenProcessPool:  # killed while it had nothing to do: no image is to blame
+                self._restart()
+                future = self._executor.submit(_do, work, image)
+        self.image, self.future = image, future
 
     def pass_on(self, show: Callable[[InputImage, int, str], None]) -> None:
         while self._reports.poll():
@@ -152,10 +157,13 @@ class _Worker:
         image, error = self.image, self.future.exception()
         result = Outcome(image, True, f"{image.path}: {_KILLED}") if error is not None else self.future.result()
         if isinstance(error, BrokenProcessPool):
-            self.close()
-            self._start()
+            self._restart()
         self.image, self.future = None, None
         return result
+
+    def _restart(self) -> None:
+        self.close()
+        self._start()
 
     def close(self) -> None:
         self._executor.shutdown(wait=True, cancel_futures=True)

@@ -10,7 +10,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +23,8 @@ from PIL import Image
 
 from dynamicseg.batch import Batch
 from dynamicseg.inputs import InputImage, find_images
-from dynamicseg.workers import Outcome, Work
+from dynamicseg.segmenter import Segmenter
+from dynamicseg.workers import Outcome, Work, in_processes
 
 PHOTO = np.ascontiguousarray(skimage.data.chelsea()[::8, ::8])
 COMMAND = [str(Path(sys.executable).with_name("dynamicseg")), "segment"]
@@ -91,6 +95,26 @@ def test_a_killed_process_is_one_line_and_the_others_go_on(
     for line, name in ((first, "deadly.png"), (second, "deadly_too.png")):
         assert line.startswith(f"dynamicseg: {photos / name}: the process that segmented it was killed")
         assert "fewer --jobs" in line
+
+
+def test_a_process_killed_between_two_images_costs_none(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    class BrokenBeforeTheSecond(ProcessPoolExecutor):
+        def submit(self, *arguments: Any, **options: Any) -> Future[Any]:
+            calls.append(self)
+            if len(calls) == 2:
+                raise BrokenProcessPool
+            return super().submit(*arguments, **options)
+
+    monkeypatch.setattr("dynamicseg.workers.ProcessPoolExecutor", BrokenBeforeTheSecond)
+    work = Work(Segmenter(max_steps=1), tmp_path / "out", ("png",), None)
+    images = [InputImage(photos / f"{name}.png", name) for name in "ab"]
+    outcomes = list(in_processes(images, work, threads=1, show=lambda *_: None))
+    assert [(outcome.image.stem, outcome.failed) for outcome in outcomes] == [("a", False), ("b", False)]
+    assert calls[0] is calls[1] is not calls[2]
 
 
 def test_what_does_not_fit_may_fit_with_fewer_jobs(photos: Path, tmp_path: Path) -> None:

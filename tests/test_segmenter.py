@@ -132,7 +132,7 @@ def test_an_image_that_does_not_fit_into_memory_is_refused_with_a_size_that_does
     fitting = int(re.findall(r"\d+", str(caught.value))[-1])
     config = Segmenter(device="cpu").config
     for max_side, fits in ((fitting, True), (int(fitting * 1.1), False)):
-        size = size_within(*huge.shape[:2], max_side)
+        size = size_within(huge.shape[0], huge.shape[1], max_side)
         assert (segmenter._training_bytes((*size, 3), config) <= 10**10) == fits
 
 

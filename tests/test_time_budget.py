@@ -11,6 +11,7 @@ import pytest
 import skimage.data
 
 import dynamicseg as ds
+from dynamicseg.io import as_image
 from dynamicseg.time_budget import StepClock
 
 PHOTO = np.ascontiguousarray(skimage.data.chelsea()[::8, ::8])
@@ -75,15 +76,11 @@ def test_training_stops_in_time_and_says_so(clock: Clock) -> None:
 
 
 def test_the_budget_counts_from_the_start_of_segment(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dynamicseg import segmenter
-
-    read = segmenter.as_image
-
     def slow_to_read(*arguments: Any, **options: Any) -> Any:
         clock.pass_seconds(60.0)
-        return read(*arguments, **options)
+        return as_image(*arguments, **options)
 
-    monkeypatch.setattr(segmenter, "as_image", slow_to_read)
+    monkeypatch.setattr("dynamicseg.segmenter.as_image", slow_to_read)
     segmentation = ds.segment(PHOTO, time_budget=10, **LONG)
     assert segmentation.stopped == "time_budget"
     assert len(segmentation.history) == 1  # also where the time is up before training
