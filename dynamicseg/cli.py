@@ -117,18 +117,20 @@ def segment_command(
     time_budget: Annotated[
         float | None,
         typer.Option(
-            metavar="SECONDS", help="For each image: training stops in time, but not before one step. (default: none)"
+            metavar="SECONDS",
+            help="For each image, reading it included: training stops in time, after one step at the least. "
+            "(default: no limit)",
         ),
     ] = None,
     max_side: Annotated[
         int | None,
         typer.Option(
             metavar="PIXELS",
-            help="Segment images whose longer side is larger at this size; results keep the image's size. "
-            "(default: at full size)",
+            help="Segment larger images at reduced size, so many pixels on the longer side; results keep the size of "
+            "the image. (default: no limit)",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same labels on the same machine.")] = 0,
+    seed: Annotated[int, typer.Option(help="Same seed and --jobs, same labels on the same machine.")] = 0,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="Where to compute.")] = "auto",
     precision: Annotated[
         str | None,
@@ -153,8 +155,9 @@ def segment_command(
         typer.Option(
             min=1,
             metavar="N",
-            help="Images at a time, each in a process with its share of the threads. With another number of threads "
-            "arithmetic rounds differently and labels come out a little different; the JSON says how many there were.",
+            help="Images at a time, each in a process with its share of the threads, and with memory of its own. "
+            "Another number of threads rounds differently, which leads to other labels; the JSON says how many there "
+            "were.",
         ),
     ] = 1,
     resume: Annotated[bool, typer.Option("--resume", help="Skip images already done with these settings.")] = False,
