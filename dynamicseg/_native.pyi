@@ -30,6 +30,33 @@ class DynamicLossParams:
         grad_loss: int,
     ) -> None: ...
 
+class ReluBatchNormParams:
+    """Addresses, sizes and strides (in elements) of one call, see dynamicseg/relu_batch_norm.h; 0 is no array."""
+
+    def __init__(
+        self,
+        *,
+        x: int,
+        dtype: str,
+        format: Literal["contiguous", "channels_last"],
+        shape: tuple[int, ...],
+        strides: tuple[int, ...],
+        relu: bool,
+        eps: float,
+        weight: int,
+        bias: int,
+        mean: int,
+        rstd: int,
+        y: int,
+        y_strides: tuple[int, ...],
+        grad_y: int,
+        grad_y_strides: tuple[int, ...],
+        grad_x: int,
+        grad_x_strides: tuple[int, ...],
+        grad_weight: int,
+        grad_bias: int,
+    ) -> None: ...
+
 class ResultMemory:
     """Memory for a large result, as a writable buffer of bytes."""
 
@@ -44,6 +71,8 @@ class BuildInfo(TypedDict):
 
 def dynamic_loss(params: DynamicLossParams) -> None: ...
 def dynamic_loss_backward(params: DynamicLossParams) -> None: ...
+def relu_batch_norm(params: ReluBatchNormParams) -> None: ...
+def relu_batch_norm_backward(params: ReluBatchNormParams) -> None: ...
 def begin_keeping_freed_memory() -> None: ...
 def end_keeping_freed_memory() -> None: ...
 def set_threads(threads: int, openmp_parallel: int) -> None: ...

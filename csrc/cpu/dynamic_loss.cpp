@@ -9,14 +9,12 @@
 #include "cpu/dynamic_loss_kernels.h"
 #include "cpu/instruction_set.h"
 #include "cpu/parallel.h"
+#include "cpu/statistic.h"
 #include "cpu/superpixels.h"
 #include "dynamicseg/dynamic_loss.h"
 
 namespace dynamicseg {
 namespace {
-
-// A gradient above this size leaves the caches before it is read again, so it is written past them.
-constexpr std::int64_t kStreamedBytes = std::int64_t{4} << 20;
 
 DynamicLossKernels kernels_of_active_instruction_set(const DynamicLossParams& params) {
   switch (active_instruction_set()) {
@@ -63,32 +61,13 @@ class Tiling {
   std::int64_t columns_, rows_, across_, per_image_;
 };
 
-// A map below this many elements is done by one thread: waking others would take longer, above all where cores are
-// busy.
-constexpr std::int64_t kElementsWorthThreads = 8192;
-
 // Calls body(index) for the tile of each index.
 template <class Body>
 void for_tiles(const Tiling& tiling, const MapShape& shape, Body body) {
-  if (shape.batch * shape.channels * shape.height * shape.width >= kElementsWorthThreads) {
+  if (elements_of(shape) >= kElementsWorthThreads) {
     parallel_for(tiling.count(), body);
   } else {
     for (std::int64_t index = 0; index < tiling.count(); ++index) body(index);
-  }
-}
-
-DType statistic_dtype(DType map) { return map == DType::float64 ? DType::float64 : DType::float32; }
-
-double read_statistic(const void* array, DType map, std::int64_t index) {
-  if (statistic_dtype(map) == DType::float64) return static_cast<const double*>(array)[index];
-  return static_cast<double>(static_cast<const float*>(array)[index]);
-}
-
-void write_statistic(void* array, DType map, std::int64_t index, double value) {
-  if (statistic_dtype(map) == DType::float64) {
-    static_cast<double*>(array)[index] = value;
-  } else {
-    static_cast<float*>(array)[index] = static_cast<float>(value);
   }
 }
 
@@ -231,12 +210,6 @@ std::vector<GradientScales> gradient_scales(const DynamicLossParams& params) {
   return scales;
 }
 
-bool streams_gradient(const DynamicLossParams& params) {
-  const std::int64_t element = params.dtype == DType::float64 ? 8 : params.dtype == DType::float32 ? 4 : 2;
-  const MapShape& shape = params.shape;
-  return shape.batch * shape.channels * shape.height * shape.width * element >= kStreamedBytes;
-}
-
 void forward(const DynamicLossParams& params, const Tiling& tiling, const DynamicLossKernels& kernels) {
   std::vector<TileSums> sums(static_cast<std::size_t>(tiling.count()));
   AliveLabels alive(tiling, params.shape.channels);
@@ -256,7 +229,7 @@ void forward(const DynamicLossParams& params, const Tiling& tiling, const Dynami
 
 void backward(const DynamicLossParams& params, const Tiling& tiling, const DynamicLossKernels& kernels) {
   const std::vector<GradientScales> scales = gradient_scales(params);
-  const bool stream = streams_gradient(params);
+  const bool stream = is_streamed(params.shape, params.dtype);
   // Backwards through the map: its end is what the forward pass has left in the caches.
   const std::int64_t last = tiling.count() - 1;
   for_tiles(tiling, params.shape, [&](std::int64_t index) {
@@ -273,7 +246,7 @@ void label_and_measure(const DynamicLossParams& params, const Tiling& tiling, co
 
   std::vector<TileSums> sums(static_cast<std::size_t>(tiling.count()));
   const std::vector<GradientScales> scales = gradient_scales(params);
-  const bool stream = streams_gradient(params);
+  const bool stream = is_streamed(params.shape, params.dtype);
   // Backwards, as above.
   const std::int64_t last = tiling.count() - 1;
   for_tiles(tiling, params.shape, [&](std::int64_t index) {

@@ -16,6 +16,7 @@ except ImportError as error:
     ) from None
 
 from dynamicseg.ops.dynamic_loss import dynamic_loss, dynamic_loss_and_grad
+from dynamicseg.ops.relu_batch_norm import relu_batch_norm
 from dynamicseg.reference import DynamicLossOutput
 
-__all__ = ["DynamicLossOutput", "dynamic_loss", "dynamic_loss_and_grad"]
+__all__ = ["DynamicLossOutput", "dynamic_loss", "dynamic_loss_and_grad", "relu_batch_norm"]
