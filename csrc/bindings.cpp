@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "dynamicseg/batch_norm_dynamic_loss.h"
 #include "dynamicseg/cpu_runtime.h"
 #include "dynamicseg/dynamic_loss.h"
 #include "dynamicseg/memory.h"
@@ -110,6 +111,19 @@ ReluBatchNormParams relu_batch_norm_params(std::uintptr_t x, const std::string& 
   return params;
 }
 
+BatchNormDynamicLossParams batch_norm_dynamic_loss_params(const DynamicLossParams& loss, double eps,
+                                                          std::uintptr_t weight, std::uintptr_t bias,
+                                                          std::uintptr_t grad_weight, std::uintptr_t grad_bias) {
+  BatchNormDynamicLossParams params{};
+  params.loss = loss;
+  params.eps = eps;
+  params.weight = pointer<const void>(weight);
+  params.bias = pointer<const void>(bias);
+  params.grad_weight = pointer<void>(grad_weight);
+  params.grad_bias = pointer<void>(grad_bias);
+  return params;
+}
+
 // Holds the memory of one result for as long as Python does.
 class ResultMemory {
  public:
@@ -149,6 +163,12 @@ PYBIND11_MODULE(_native, m) {
            py::arg("grad_strides"), py::arg("grad_loss"));
   m.def("dynamic_loss", &dynamic_loss_cpu, py::arg("params"), py::call_guard<py::gil_scoped_release>());
   m.def("dynamic_loss_backward", &dynamic_loss_backward_cpu, py::arg("params"),
+        py::call_guard<py::gil_scoped_release>());
+
+  py::class_<BatchNormDynamicLossParams>(m, "BatchNormDynamicLossParams")
+      .def(py::init(&batch_norm_dynamic_loss_params), py::kw_only(), py::arg("loss"), py::arg("eps"), py::arg("weight"),
+           py::arg("bias"), py::arg("grad_weight"), py::arg("grad_bias"));
+  m.def("batch_norm_dynamic_loss", &batch_norm_dynamic_loss_cpu, py::arg("params"),
         py::call_guard<py::gil_scoped_release>());
 
   py::class_<ReluBatchNormParams>(m, "ReluBatchNormParams")

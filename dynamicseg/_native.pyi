@@ -30,6 +30,20 @@ class DynamicLossParams:
         grad_loss: int,
     ) -> None: ...
 
+class BatchNormDynamicLossParams:
+    """Those of the loss, and addresses of arrays of one number a channel, see dynamicseg/batch_norm_dynamic_loss.h."""
+
+    def __init__(
+        self,
+        *,
+        loss: DynamicLossParams,
+        eps: float,
+        weight: int,
+        bias: int,
+        grad_weight: int,
+        grad_bias: int,
+    ) -> None: ...
+
 class ReluBatchNormParams:
     """Addresses, sizes and strides (in elements) of one call, see dynamicseg/relu_batch_norm.h; 0 is no array."""
 
@@ -71,6 +85,7 @@ class BuildInfo(TypedDict):
 
 def dynamic_loss(params: DynamicLossParams) -> None: ...
 def dynamic_loss_backward(params: DynamicLossParams) -> None: ...
+def batch_norm_dynamic_loss(params: BatchNormDynamicLossParams) -> None: ...
 def relu_batch_norm(params: ReluBatchNormParams) -> None: ...
 def relu_batch_norm_backward(params: ReluBatchNormParams) -> None: ...
 def begin_keeping_freed_memory() -> None: ...

@@ -125,9 +125,30 @@ def relu_batch_norm(x: Tensor, weight: Tensor, bias: Tensor, *, relu: bool = Tru
 
     Args:
         x: ``[B, C, H, W]`` map, any floating dtype.
-        weight, bias: ``[C]``; float32 at least.
+        weight: ``[C]``, float32 at least.
+        bias: ``[C]``, likewise.
         relu: whether negative values are set to 0 first; without it, ``r = x``.
         eps: added to the variance, which is biased; like the mean it is over the pixels of all images.
     """
     rectified = functional.relu(x) if relu else x
     return functional.batch_norm(rectified, None, None, weight, bias, training=True, eps=eps)
+
+
+def batch_norm_dynamic_loss(
+    z: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    weighting: Weighting = "fsf",
+    mu: float | None = None,
+    mask: Tensor | None = None,
+    superpixels: Tensor | None = None,
+    eps: float = 1e-5,
+) -> DynamicLossOutput:
+    """``dynamic_loss`` of ``relu_batch_norm(z, weight, bias, relu=False)``, which is in float32 at least.
+
+    Statistics of the batch norm are those of all pixels, masked ones included. Arguments as in those two.
+    """
+    z = z.float() if z.dtype in (torch.bfloat16, torch.float16) else z
+    x = relu_batch_norm(z, weight, bias, relu=False, eps=eps)
+    return dynamic_loss(x, weighting=weighting, mu=mu, mask=mask, superpixels=superpixels)

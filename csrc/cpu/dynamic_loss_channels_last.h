@@ -14,8 +14,8 @@ constexpr std::int64_t kPixelsAhead = 8;
 // Elements of the map that are worked on together, in the first-level cache: a few pixels.
 constexpr std::int64_t kBlock = 1024;
 
-template <class Storage>
-DYNAMICSEG_INLINE std::int64_t pixels_in_block(const Image<Storage>& image) {
+template <class Storage, bool kNormalised>
+DYNAMICSEG_INLINE std::int64_t pixels_in_block(const Image<Storage, kNormalised>& image) {
   return image.channels < kBlock ? kBlock / image.channels : 1;
 }
 
@@ -32,70 +32,97 @@ DYNAMICSEG_INLINE void fold_winners(Values<Value>& value, Integers<Value>& label
   }
 }
 
-// The label of any pixel, infinities and NaN included.
-template <class Storage, class Value = Compute<Storage>>
-DYNAMICSEG_INLINE std::int64_t label_of_any(const Storage* pixel, std::int64_t channels) {
+// The label of any pixel, infinities and NaN included; and its greatest response.
+template <class Storage, bool kNormalised, class Value = Compute<Storage>>
+DYNAMICSEG_INLINE std::int64_t label_of_any(const Image<Storage, kNormalised>& image, const Storage* pixel,
+                                            Value& top) {
   const Values<Value> lowest = broadcast<Value>(-std::numeric_limits<Value>::infinity());
   Values<Value> best = lowest;
   Integers<Value> label = lane_numbers<Value>();
   Integers<Value> channel = label;
-  for_lanes<Value>(channels, [&](std::int64_t begin, auto count) __attribute__((always_inline)) {
-    const Values<Value> value = load(pixel + begin, count, lowest);
+  for_lanes<Value>(image.channels, [&](std::int64_t begin, auto count) __attribute__((always_inline)) {
+    const Values<Value> value = image.load_responses(pixel, begin, count, lowest);
     const Integers<Value> takes = takes_label<Value>(value, best);
     best = takes ? value : best;
     label = takes ? channel : label;
     channel += kLanes<Value>;
   });
   fold_winners<1, Value>(best, label);
+  top = best[0];
   return label[0];
 }
 
-// The label of a pixel of finite numbers, in half the time. `poison` becomes NaN if there is another.
-template <class Storage, class Value = Compute<Storage>>
-DYNAMICSEG_INLINE std::int64_t label_of_finite(const Storage* pixel, std::int64_t channels, std::int64_t ahead,
-                                               Values<Value>& poison) {
+// The same of a pixel of finite numbers, in half the time. `poison` becomes NaN if there is another.
+template <class Storage, bool kNormalised, class Value = Compute<Storage>>
+DYNAMICSEG_INLINE std::int64_t label_of_finite(const Image<Storage, kNormalised>& image, const Storage* pixel,
+                                               std::int64_t ahead, Value& top, Values<Value>& poison) {
   const Values<Value> lowest = broadcast<Value>(-std::numeric_limits<Value>::infinity());
   constexpr auto kNone = std::numeric_limits<typename VectorOf<Value>::Integer>::max();
+  // Responses that are computed are kept: computed once more, they might be rounded in another way.
+  alignas(kVectorBytes) Value kept[kNormalised ? kBlock + kLanes<Value> : 1];
   Values<Value> tops = lowest;
-  for_lanes<Value>(channels, [&](std::int64_t begin, auto count) __attribute__((always_inline)) {
+  for_lanes<Value>(image.channels, [&](std::int64_t begin, auto count) __attribute__((always_inline)) {
     __builtin_prefetch(pixel + ahead + begin);
-    tops = greater(load(pixel + begin, count, lowest), tops);
-    poison += load(pixel + begin, count, Values<Value>{}) * Value(0);
+    const Values<Value> value = image.load_responses(pixel, begin, count, lowest);
+    tops = greater(value, tops);
+    if constexpr (kNormalised) {
+      store(kept + begin, value);
+      poison += image.responses(load(pixel + begin, count, Values<Value>{}), begin, count, Values<Value>{}) * Value(0);
+    } else {
+      poison += load(pixel + begin, count, Values<Value>{}) * Value(0);
+    }
   });
-  const Value top = max_of_lanes(tops);
+  top = max_of_lanes(tops);
   Integers<Value> label = Integers<Value>{} + kNone;
   Integers<Value> channel = lane_numbers<Value>();
-  for_lanes<Value>(channels, [&](std::int64_t begin, auto count) __attribute__((always_inline)) {
-    const Integers<Value> candidate = load(pixel + begin, count, lowest) == top ? channel : Integers<Value>{} + kNone;
+  for_lanes<Value>(image.channels, [&](std::int64_t begin, auto count) __attribute__((always_inline)) {
+    Values<Value> value;
+    if constexpr (kNormalised) {
+      value = load(kept + begin);
+    } else {
+      value = load(pixel + begin, count, lowest);
+    }
+    const Integers<Value> candidate = value == top ? channel : Integers<Value>{} + kNone;
     label = candidate < label ? candidate : label;
     channel += kLanes<Value>;
   });
   return min_of_lanes(label);
 }
 
-template <class Storage>
-DYNAMICSEG_INLINE void label_row(const Image<Storage>& image, const Tile& tile, std::int64_t row, std::int64_t ahead,
-                                 std::uint64_t* alive) {
+// `top`, if not null, is where the greatest responses go.
+template <class Storage, bool kNormalised>
+DYNAMICSEG_INLINE void label_row(const Image<Storage, kNormalised>& image, const Tile& tile, std::int64_t row,
+                                 std::int64_t ahead, std::uint64_t* alive, Compute<Storage>* top) {
   using Value = Compute<Storage>;
   std::int64_t* labels = image.labels + row * image.width;
+  const bool fits = !kNormalised || image.channels <= kBlock;
   Values<Value> poison{};
-  for (std::int64_t column = tile.column_begin; column < tile.column_end; ++column) {
+  Value unused;
+  for (std::int64_t column = tile.column_begin; fits && column < tile.column_end; ++column) {
+    Value& pixel_top = top != nullptr ? top[column] : unused;
     labels[column] =
-        image.valid(row, column) ? label_of_finite(image.pixel(row, column), image.channels, ahead, poison) : -1;
+        image.valid(row, column) ? label_of_finite(image, image.pixel(row, column), ahead, pixel_top, poison) : -1;
   }
-  const double poisoned = sum_of_lanes(poison);
+  const bool again = !fits || sum_of_lanes(poison) != 0;
   for (std::int64_t column = tile.column_begin; column < tile.column_end; ++column) {
-    if (labels[column] < 0) continue;
-    if (poisoned != 0) labels[column] = label_of_any(image.pixel(row, column), image.channels);
+    if (!image.valid(row, column)) {
+      labels[column] = -1;
+      continue;
+    }
+    Value& pixel_top = top != nullptr ? top[column] : unused;
+    if (again) labels[column] = label_of_any(image, image.pixel(row, column), pixel_top);
     mark_alive(alive, labels[column]);
   }
 }
 
-template <class Storage>
+template <class Storage, bool kNormalised>
 void label_channels_last(const DynamicLossParams& params, const Tile& tile, std::uint64_t* alive) {
-  const Image<Storage> image(params, tile.image);
+  const Image<Storage, kNormalised> image(params, tile.image);
   const std::int64_t ahead = kPixelsAhead * image.strides.width;
-  for (std::int64_t row = tile.row_begin; row < tile.row_end; ++row) label_row(image, tile, row, ahead, alive);
+  for (std::int64_t row = tile.row_begin; row < tile.row_end; ++row) {
+    auto* top = params.superpixels != nullptr ? image.logsumexp + row * image.width : nullptr;
+    label_row(image, tile, row, ahead, alive, top);
+  }
 }
 
 // A pixel and its neighbours. Where there is no valid neighbour the pixel stands in for it: the sign of their
@@ -105,7 +132,9 @@ struct Neighbourhood {
   const Storage *here, *up, *down, *left, *right;
   int flags;
 
-  __attribute__((always_inline)) Neighbourhood(const Image<Storage>& image, std::int64_t row, std::int64_t column)
+  template <bool kNormalised>
+  __attribute__((always_inline)) Neighbourhood(const Image<Storage, kNormalised>& image, std::int64_t row,
+                                               std::int64_t column)
       : here(image.pixel(row, column)), flags(image.flags(row, column)) {
     up = flags & kUp ? here - image.strides.height : here;
     down = flags & kDown ? here + image.strides.height : here;
@@ -129,6 +158,7 @@ struct Scales {
 template <class Value>
 struct GrowingSums {
   LongSum<Value> similarity, vertical, horizontal;
+  double below_top = 0;  // how far the responses to the labels are below the greatest ones
   std::int64_t pixels = 0, vertical_pairs = 0, horizontal_pairs = 0;
 
   __attribute__((always_inline)) void add_pixel(int flags, Values<Value> down_differences,
@@ -141,7 +171,27 @@ struct GrowingSums {
   }
 
   TileSums total() const {
-    return {similarity.total(), vertical.total(), horizontal.total(), pixels, vertical_pairs, horizontal_pairs};
+    return {
+        similarity.total() + below_top, vertical.total(), horizontal.total(), pixels, vertical_pairs, horizontal_pairs};
+  }
+};
+
+// The sums of the gradient over a few pixels.
+template <class Value>
+struct GrowingGradSums {
+  Values<Value> grad{}, grad_centred{};
+
+  __attribute__((always_inline)) void add(Values<Value> one, Values<Value> centred) {
+    grad += one;
+    grad_centred += one * centred;
+  }
+
+  template <class Count>
+  __attribute__((always_inline)) void add_to(const TileGradSums& sums, std::int64_t begin, Count count) const {
+    for (int lane = 0; lane < count; ++lane) {
+      sums.grad[begin + lane] += static_cast<double>(grad[lane]);
+      sums.grad_centred[begin + lane] += static_cast<double>(grad_centred[lane]);
+    }
   }
 };
 
@@ -158,10 +208,10 @@ DYNAMICSEG_INLINE void add_similarity(GrowingSums<Value>& sums, const Value* top
   });
 }
 
-template <class Storage>
+template <class Storage, bool kNormalised>
 TileSums forward_channels_last(const DynamicLossParams& params, const Tile& tile, std::uint64_t* alive) {
   using Value = Compute<Storage>;
-  const Image<Storage> image(params, tile.image);
+  const Image<Storage, kNormalised> image(params, tile.image);
   const Values<Value> lowest = broadcast<Value>(-std::numeric_limits<Value>::infinity());
   const std::int64_t ahead = image.strides.height + kPixelsAhead * image.strides.width;
   GrowingSums<Value> sums;
@@ -169,21 +219,22 @@ TileSums forward_channels_last(const DynamicLossParams& params, const Tile& tile
   Value exp_sum[kTileColumns];
 
   for (std::int64_t row = tile.row_begin; row < tile.row_end; ++row) {
-    label_row(image, tile, row, ahead, alive);
+    label_row<Storage, kNormalised>(image, tile, row, ahead, alive, nullptr);
     for (std::int64_t column = tile.column_begin; column < tile.column_end; ++column) {
       const std::int64_t i = column - tile.column_begin;
       const Neighbourhood<Storage> pixel(image, row, column);
       top[i] = 0;
       exp_sum[i] = 1;  // its logarithm, 0, adds nothing to the similarity
       if (!(pixel.flags & kValid)) continue;
-      top[i] = number(pixel.here[image.labels[row * image.width + column]]);
+      top[i] = image.response(pixel.here, image.labels[row * image.width + column]);
       Values<Value> exp_sums{}, down_differences{}, right_differences{};
       for_lanes<Value>(image.channels, [&](std::int64_t begin, auto count) __attribute__((always_inline)) {
         const Values<Value> rest{};
         const Values<Value> x = load(pixel.here + begin, count, rest);
-        exp_sums += exp_nonpositive(load(pixel.here + begin, count, lowest) - top[i]);
-        down_differences += absolute<Value>(load(pixel.down + begin, count, rest) - x);
-        right_differences += absolute<Value>(load(pixel.right + begin, count, rest) - x);
+        exp_sums += exp_nonpositive(image.load_responses(pixel.here, begin, count, lowest) - top[i]);
+        // What is added to all responses of a channel drops out of their differences.
+        down_differences += absolute<Value>(image.differences(load(pixel.down + begin, count, rest) - x, begin));
+        right_differences += absolute<Value>(image.differences(load(pixel.right + begin, count, rest) - x, begin));
       });
       exp_sum[i] = static_cast<Value>(sum_of_lanes(exp_sums));
       sums.add_pixel(pixel.flags, down_differences, right_differences);
@@ -225,12 +276,12 @@ DYNAMICSEG_INLINE void write_zero(Storage* grad, std::int64_t channels) {
   for (std::int64_t c = 0; c < channels; ++c) grad[c] = Storage{};
 }
 
-template <class Storage>
+template <class Storage, bool kNormalised>
 void backward_channels_last(const DynamicLossParams& params, const Tile& tile, const GradientScales& gradient_scales,
-                            bool stream) {
+                            bool stream, const TileGradSums& grad_sums) {
   using Value = Compute<Storage>;
   using Integer = typename VectorOf<Value>::Integer;
-  const Image<Storage> image(params, tile.image);
+  const Image<Storage, kNormalised> image(params, tile.image);
   const Scales<Value> scales(gradient_scales);
   const std::int64_t block_pixels = pixels_in_block(image);
   const std::int64_t ahead = image.strides.height + kPixelsAhead * image.strides.width;
@@ -256,12 +307,25 @@ void backward_channels_last(const DynamicLossParams& params, const Tile& tile, c
           const auto sign_to = [&](const Storage* neighbour) __attribute__((always_inline)) {
             return sign_of_difference<Value>(x, load(neighbour + begin, count, rest));
           };
-          const Values<Value> softmax = exp_nonpositive(x - logsumexp);
+          const Values<Value> softmax = exp_nonpositive(image.responses(x, begin, count, rest) - logsumexp);
           const Values<Value> one_hot = channel == label ? broadcast<Value>(1) : rest;
           store(grad + begin, count,
-                (softmax - one_hot) * scales.similarity + (sign_to(pixel.up) + sign_to(pixel.down)) * scales.vertical +
-                    (sign_to(pixel.left) + sign_to(pixel.right)) * scales.horizontal);
+                (softmax - one_hot) * scales.similarity +
+                    image.signs((sign_to(pixel.up) + sign_to(pixel.down)) * scales.vertical +
+                                    (sign_to(pixel.left) + sign_to(pixel.right)) * scales.horizontal,
+                                begin));
           channel += kLanes<Value>;
+        });
+      }
+      if constexpr (kNormalised) {
+        const Storage* x = image.pixel(row, first);
+        for_lanes<Value>(image.channels, [&](std::int64_t begin, auto count) __attribute__((always_inline)) {
+          GrowingGradSums<Value> growing;
+          for (std::int64_t i = 0; i < pixels; ++i) {
+            const Values<Value> grad = load(block.pixel(i) + begin, count, Values<Value>{});
+            growing.add(grad, image.centred(x + i * image.strides.width, begin, count));
+          }
+          growing.add_to(grad_sums, begin, count);
         });
       }
       block.write(pixels);
@@ -272,11 +336,11 @@ void backward_channels_last(const DynamicLossParams& params, const Tile& tile, c
 
 // Sums and gradient of a tile whose labels are known, in one reading of the map: what is not yet divided by the sum of
 // exponentials waits in the first-level cache, a few pixels at a time.
-template <class Storage>
+template <class Storage, bool kNormalised>
 TileSums measure_channels_last(const DynamicLossParams& params, const Tile& tile, const GradientScales& gradient_scales,
-                               bool stream) {
+                               bool stream, const TileGradSums& grad_sums) {
   using Value = Compute<Storage>;
-  const Image<Storage> image(params, tile.image);
+  const Image<Storage, kNormalised> image(params, tile.image);
   const Scales<Value> scales(gradient_scales);
   const std::int64_t channels = image.channels;
   const std::int64_t block_pixels = pixels_in_block(image);
@@ -287,6 +351,7 @@ TileSums measure_channels_last(const DynamicLossParams& params, const Tile& tile
   alignas(kVectorBytes) Value grad_continuity[kBlock];
   Value top[kBlock];
   Value exp_sum[kBlock];
+  Value share[kBlock];
 
   for (std::int64_t row = tile.row_begin; row < tile.row_end; ++row) {
     const std::int64_t* labels = image.labels + row * image.width;
@@ -298,13 +363,16 @@ TileSums measure_channels_last(const DynamicLossParams& params, const Tile& tile
         top[i] = 0;
         exp_sum[i] = 1;  // its logarithm, 0, adds nothing to the similarity
         if (!(pixel.flags & kValid)) continue;
-        top[i] = number(pixel.here[labels[first + i]]);
+        const Value response = image.response(pixel.here, labels[first + i]);
+        top[i] = params.superpixels != nullptr ? image.logsumexp[row * image.width + first + i] : response;
+        sums.below_top += static_cast<double>(top[i]) - static_cast<double>(response);
         Values<Value> exp_sums{}, down_differences{}, right_differences{};
         for_lanes<Value>(channels, [&](std::int64_t begin, auto count) __attribute__((always_inline)) {
           __builtin_prefetch(pixel.here + ahead + begin);
           const Values<Value> rest{};
           const Values<Value> x = load(pixel.here + begin, count, rest);
-          const Values<Value> exponential = exp_nonpositive(load(pixel.here + begin, count, lowest) - top[i]);
+          const Values<Value> exponential =
+              exp_nonpositive(image.load_responses(pixel.here, begin, count, lowest) - top[i]);
           exp_sums += exponential;
           store(exponentials + i * channels + begin, count, exponential);
 
@@ -312,13 +380,14 @@ TileSums measure_channels_last(const DynamicLossParams& params, const Tile& tile
           const Values<Value> right = load(pixel.right + begin, count, rest);
           const Values<Value> down_sign = sign_of_difference<Value>(x, down);
           const Values<Value> right_sign = sign_of_difference<Value>(x, right);
-          down_differences += (x - down) * down_sign;
-          right_differences += (x - right) * right_sign;
+          // What is added to all responses of a channel drops out of their differences.
+          down_differences += image.sizes((x - down) * down_sign, begin);
+          right_differences += image.sizes((x - right) * right_sign, begin);
           const Values<Value> vertical = sign_of_difference<Value>(x, load(pixel.up + begin, count, rest)) + down_sign;
           const Values<Value> horizontal =
               sign_of_difference<Value>(x, load(pixel.left + begin, count, rest)) + right_sign;
           store(grad_continuity + i * channels + begin, count,
-                vertical * scales.vertical + horizontal * scales.horizontal);
+                image.signs(vertical * scales.vertical + horizontal * scales.horizontal, begin));
         });
         exp_sum[i] = static_cast<Value>(sum_of_lanes(exp_sums));
         exponentials[i * channels + labels[first + i]] -= exp_sum[i];  // the one-hot label
@@ -327,19 +396,24 @@ TileSums measure_channels_last(const DynamicLossParams& params, const Tile& tile
       add_similarity<Value>(sums, top, exp_sum, pixels, nullptr);
 
       for (std::int64_t i = 0; i < pixels; ++i) {
-        Storage* grad = block.pixel(i);
-        if (labels[first + i] < 0) {
-          write_zero(grad, channels);
-          continue;
-        }
-        const Value share = scales.similarity / exp_sum[i];
-        for_lanes<Value>(channels, [&](std::int64_t begin, auto count) __attribute__((always_inline)) {
-          const Values<Value> rest{};
-          store(grad + begin, count,
-                load(exponentials + i * channels + begin, count, rest) * share +
-                    load(grad_continuity + i * channels + begin, count, rest));
-        });
+        share[i] = scales.similarity / exp_sum[i];
+        if (labels[first + i] >= 0) continue;
+        // Masked: the gradient is 0.
+        for (std::int64_t c = 0; c < channels; ++c)
+          exponentials[i * channels + c] = grad_continuity[i * channels + c] = 0;
       }
+      const Storage* x = image.pixel(row, first);
+      for_lanes<Value>(channels, [&](std::int64_t begin, auto count) __attribute__((always_inline)) {
+        const Values<Value> rest{};
+        [[maybe_unused]] GrowingGradSums<Value> growing;
+        for (std::int64_t i = 0; i < pixels; ++i) {
+          const Values<Value> grad = load(exponentials + i * channels + begin, count, rest) * share[i] +
+                                     load(grad_continuity + i * channels + begin, count, rest);
+          store(block.pixel(i) + begin, count, grad);
+          if constexpr (kNormalised) growing.add(grad, image.centred(x + i * image.strides.width, begin, count));
+        }
+        if constexpr (kNormalised) growing.add_to(grad_sums, begin, count);
+      });
       block.write(pixels);
     }
   }

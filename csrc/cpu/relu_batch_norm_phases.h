@@ -1,18 +1,10 @@
 // The parts of relu_batch_norm that are also parts of another op.
 #pragma once
 
-#include <cstdint>
-#include <vector>
-
+#include "cpu/gradient_sums.h"
 #include "dynamicseg/relu_batch_norm.h"
 
 namespace dynamicseg {
-
-// Of the gradient over all pixels, channel by channel: sum of grad_y, and of grad_y * (r - mean). Each [C].
-struct GradientSums {
-  std::vector<double> grad;
-  std::vector<double> grad_centred;
-};
 
 // Reads x, writes mean and rstd.
 void write_statistics(const ReluBatchNormParams& params);

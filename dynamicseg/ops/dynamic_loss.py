@@ -47,7 +47,7 @@ def dynamic_loss(
         TypeError: ``x`` or ``mask`` is not a tensor of the right dtype.
         ValueError: the shape, weighting or mu is wrong, or ``mask`` is on another device.
     """
-    mu = _check(x, weighting, mu, mask, superpixels)
+    mu = check_loss("x", x, weighting, mu, mask, superpixels)
     if backend_for(x.device) == "reference":
         return reference.dynamic_loss(x, weighting=weighting, mu=mu, mask=mask, superpixels=superpixels)
     *statistics, _ = _dynamic_loss(x, mask, superpixels, weighting, mu)
@@ -67,7 +67,7 @@ def dynamic_loss_and_grad(
     For a training loop of one's own: ``output, grad_x = dynamic_loss_and_grad(x); x.backward(grad_x)``.
     Arguments and errors as in ``dynamic_loss``. The gradient is ``[B, C, H, W]``, in dtype and memory format of ``x``.
     """
-    mu = _check(x, weighting, mu, mask, superpixels)
+    mu = check_loss("x", x, weighting, mu, mask, superpixels)
     x = x.detach()
     if backend_for(x.device) == "reference":
         with torch.enable_grad():
@@ -79,27 +79,29 @@ def dynamic_loss_and_grad(
     return DynamicLossOutput(*statistics), grad_x
 
 
-def _check(x: Tensor, weighting: Weighting, mu: float | None, mask: Tensor | None, superpixels: Tensor | None) -> float:
-    """Every argument against what the kernels take; returns mu."""
-    check_map("x", x)
+def check_loss(
+    name: str, x: Tensor, weighting: Weighting, mu: float | None, mask: Tensor | None, superpixels: Tensor | None
+) -> float:
+    """Every argument of a loss of the map ``x``, which goes by ``name``, against what kernels take; returns mu."""
+    check_map(name, x)
     mu = checked_mu(weighting, mu)
     if mask is not None:
-        _check_beside(x, "mask", mask, torch.bool, "true where there is data")
+        _check_beside(name, x, "mask", mask, torch.bool, "true where there is data")
     if superpixels is not None:
-        _check_beside(x, "superpixels", superpixels, torch.int64, "numbers of superpixels")
+        _check_beside(name, x, "superpixels", superpixels, torch.int64, "numbers of superpixels")
     return mu
 
 
-def _check_beside(x: Tensor, name: str, value: object, dtype: torch.dtype, meaning: str) -> None:
-    """A map ``[B, H, W]`` that goes with ``x``."""
+def _check_beside(map_name: str, x: Tensor, name: str, value: object, dtype: torch.dtype, meaning: str) -> None:
+    """A map ``[B, H, W]`` that goes with ``x``, which goes by ``map_name``."""
     batch, _, height, width = x.shape
     if not isinstance(value, Tensor) or value.dtype != dtype:
         kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
         raise TypeError(f"{name} is {kind}: pass a {dtype} tensor [B, H, W], {meaning}")
     if value.shape != (batch, height, width):
-        raise ValueError(f"{name} has shape {list(value.shape)}, x {list(x.shape)}: pass a {name} [B, H, W]")
+        raise ValueError(f"{name} has shape {list(value.shape)}, {map_name} {list(x.shape)}: pass a {name} [B, H, W]")
     if value.device != x.device:
-        raise ValueError(f"{name} is on {value.device}, x on {x.device}: move one to the other")
+        raise ValueError(f"{name} is on {value.device}, {map_name} on {x.device}: move one to the other")
 
 
 # ---- adapter: tensor -> pointers -------------------------------------------------------------------------------------
@@ -117,7 +119,8 @@ class _Outputs(NamedTuple):
     logsumexp: Tensor
 
 
-def _empty_outputs(x: Tensor) -> _Outputs:
+def empty_outputs(x: Tensor) -> _Outputs:
+    """For what the forward pass writes of a map ``x``."""
     batch, _, height, width = x.shape
     statistic = statistic_dtype(x)
     return _Outputs(
@@ -144,7 +147,7 @@ def _numbered(superpixels: Tensor | None) -> tuple[Tensor | None, int]:
     return superpixels.to(torch.int32).contiguous(), highest + 1
 
 
-def _run(
+def run_loss(
     kernel: Callable[[_native.DynamicLossParams], None],
     x: Tensor,
     mask: Tensor | None,
@@ -189,24 +192,24 @@ _ForwardAndGrad = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 @torch.library.custom_op("dynamicseg::dynamic_loss", mutates_args=(), device_types="cpu")
 def _dynamic_loss(x: Tensor, mask: Tensor | None, superpixels: Tensor | None, weighting: str, mu: float) -> _Forward:
-    outputs = _empty_outputs(x)
-    _run(_native.dynamic_loss, x, mask, superpixels, weighting, mu, **outputs._asdict())
+    outputs = empty_outputs(x)
+    run_loss(_native.dynamic_loss, x, mask, superpixels, weighting, mu, **outputs._asdict())
     return (*outputs,)
 
 
 @_dynamic_loss.register_fake
 def _(x: Tensor, mask: Tensor | None, superpixels: Tensor | None, weighting: str, mu: float) -> _Forward:
-    return (*_empty_outputs(x),)
+    return (*empty_outputs(x),)
 
 
 @torch.library.custom_op("dynamicseg::dynamic_loss_and_grad", mutates_args=(), device_types="cpu")
 def _dynamic_loss_and_grad(
     x: Tensor, mask: Tensor | None, superpixels: Tensor | None, weighting: str, mu: float
 ) -> _ForwardAndGrad:
-    outputs = _empty_outputs(x)
+    outputs = empty_outputs(x)
     grad_x = result_memory(x)
     grad_loss = torch.full_like(outputs.loss, 1 / max(len(x), 1))
-    _run(
+    run_loss(
         _native.dynamic_loss,
         x,
         mask,
@@ -222,7 +225,7 @@ def _dynamic_loss_and_grad(
 
 @_dynamic_loss_and_grad.register_fake
 def _(x: Tensor, mask: Tensor | None, superpixels: Tensor | None, weighting: str, mu: float) -> _ForwardAndGrad:
-    return (*_empty_outputs(x)[:-1], empty_result(x))
+    return (*empty_outputs(x)[:-1], empty_result(x))
 
 
 @torch.library.custom_op("dynamicseg::dynamic_loss_backward", mutates_args=(), device_types="cpu")
@@ -232,7 +235,7 @@ def _dynamic_loss_backward(
     grad_x = result_memory(x)
     arrays = {"labels": labels, "logsumexp": logsumexp, "weight": weight, "grad_loss": grad_loss.contiguous()}
     # Weight and labels are there already: weighting, mu and superpixels are not looked at.
-    _run(_native.dynamic_loss_backward, x, mask, None, "fixed", 1.0, **arrays, grad_x=grad_x)
+    run_loss(_native.dynamic_loss_backward, x, mask, None, "fixed", 1.0, **arrays, grad_x=grad_x)
     return grad_x
 
 

@@ -29,7 +29,7 @@ DEFAULT_EPS = 1e-5
 
 
 def relu_batch_norm(x: Tensor, weight: Tensor, bias: Tensor, *, relu: bool = True, eps: float = DEFAULT_EPS) -> Tensor:
-    """``batch_norm(relu(x))`` in training mode, the same as ``reference.relu_batch_norm``, fused; no running statistics.
+    """``batch_norm(relu(x))`` in training mode, fused, without running statistics; as ``reference.relu_batch_norm``.
 
     ``y = weight * (r - mean(r)) / sqrt(variance(r) + eps) + bias`` with ``r = relu(x)``, mean and biased variance over
     the pixels of all images, channel by channel. Differentiable in ``x``, ``weight`` and ``bias``. Maps whose rows or
