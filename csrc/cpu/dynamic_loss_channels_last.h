@@ -52,41 +52,25 @@ DYNAMICSEG_INLINE std::int64_t label_of_any(const Image<Storage, kNormalised>& i
   return label[0];
 }
 
-// The same of a pixel of finite numbers, in half the time. `poison` becomes NaN if there is another.
+// The same of a pixel of finite numbers, with less work. `poison` becomes NaN if there is another.
 template <class Storage, bool kNormalised, class Value = Compute<Storage>>
 DYNAMICSEG_INLINE std::int64_t label_of_finite(const Image<Storage, kNormalised>& image, const Storage* pixel,
                                                std::int64_t ahead, Value& top, Values<Value>& poison) {
   const Values<Value> lowest = broadcast<Value>(-std::numeric_limits<Value>::infinity());
   constexpr auto kNone = std::numeric_limits<typename VectorOf<Value>::Integer>::max();
-  // Responses that are computed are kept: computed once more, they might be rounded in another way.
-  alignas(kVectorBytes) Value kept[kNormalised ? kBlock + kLanes<Value> : 1];
-  Values<Value> tops = lowest;
+  Values<Value> best = lowest;
+  Integers<Value> label = lane_numbers<Value>();
+  Integers<Value> channel = label;
   for_lanes<Value>(image.channels, [&](std::int64_t begin, auto count) __attribute__((always_inline)) {
     __builtin_prefetch(pixel + ahead + begin);
     const Values<Value> value = image.load_responses(pixel, begin, count, lowest);
-    tops = greater(value, tops);
-    if constexpr (kNormalised) {
-      store(kept + begin, value);
-      poison += image.responses(load(pixel + begin, count, Values<Value>{}), begin, count, Values<Value>{}) * Value(0);
-    } else {
-      poison += load(pixel + begin, count, Values<Value>{}) * Value(0);
-    }
-  });
-  top = max_of_lanes(tops);
-  Integers<Value> label = Integers<Value>{} + kNone;
-  Integers<Value> channel = lane_numbers<Value>();
-  for_lanes<Value>(image.channels, [&](std::int64_t begin, auto count) __attribute__((always_inline)) {
-    Values<Value> value;
-    if constexpr (kNormalised) {
-      value = load(kept + begin);
-    } else {
-      value = load(pixel + begin, count, lowest);
-    }
-    const Integers<Value> candidate = value == top ? channel : Integers<Value>{} + kNone;
-    label = candidate < label ? candidate : label;
+    label = value > best ? channel : label;
+    best = greater(value, best);
     channel += kLanes<Value>;
+    poison += image.load_responses(pixel, begin, count, Values<Value>{}) * Value(0);
   });
-  return min_of_lanes(label);
+  top = max_of_lanes(best);
+  return min_of_lanes(best == top ? label : Integers<Value>{} + kNone);
 }
 
 // `top`, if not null, is where the greatest responses go.
@@ -95,15 +79,14 @@ DYNAMICSEG_INLINE void label_row(const Image<Storage, kNormalised>& image, const
                                  std::int64_t ahead, std::uint64_t* alive, Compute<Storage>* top) {
   using Value = Compute<Storage>;
   std::int64_t* labels = image.labels + row * image.width;
-  const bool fits = !kNormalised || image.channels <= kBlock;
   Values<Value> poison{};
   Value unused;
-  for (std::int64_t column = tile.column_begin; fits && column < tile.column_end; ++column) {
+  for (std::int64_t column = tile.column_begin; column < tile.column_end; ++column) {
     Value& pixel_top = top != nullptr ? top[column] : unused;
     labels[column] =
         image.valid(row, column) ? label_of_finite(image, image.pixel(row, column), ahead, pixel_top, poison) : -1;
   }
-  const bool again = !fits || sum_of_lanes(poison) != 0;
+  const bool again = sum_of_lanes(poison) != 0;
   for (std::int64_t column = tile.column_begin; column < tile.column_end; ++column) {
     if (!image.valid(row, column)) {
       labels[column] = -1;
@@ -154,6 +137,43 @@ struct Scales {
         horizontal(static_cast<Value>(s.horizontal)) {}
 };
 
+// What differences of x count in the differences of responses, channel by channel.
+template <class Storage, bool kNormalised>
+class ChannelScales {
+  using Value = Compute<Storage>;
+
+ public:
+  __attribute__((always_inline)) ChannelScales(const Image<Storage, kNormalised>& image, const Scales<Value>& scales)
+      : scales_(scales) {
+    for (std::int64_t c = 0; kNormalised && c < image.channels; ++c) {
+      const Value scale = image.scale[c];
+      const Value sign = static_cast<Value>((scale > 0) - (scale < 0));
+      sizes_[c] = scale * sign;
+      vertical_[c] = scales.vertical * sign;
+      horizontal_[c] = scales.horizontal * sign;
+    }
+  }
+
+  __attribute__((always_inline)) Values<Value> sizes(Values<Value> of_x, std::int64_t begin) const {
+    if constexpr (kNormalised) return of_x * load(sizes_ + begin);
+    return of_x;
+  }
+  __attribute__((always_inline)) Values<Value> vertical(std::int64_t begin) const {
+    if constexpr (kNormalised) return load(vertical_ + begin);
+    return broadcast<Value>(scales_.vertical);
+  }
+  __attribute__((always_inline)) Values<Value> horizontal(std::int64_t begin) const {
+    if constexpr (kNormalised) return load(horizontal_ + begin);
+    return broadcast<Value>(scales_.horizontal);
+  }
+
+ private:
+  static constexpr std::int64_t kRoom = kNormalised ? kBlock + kLanes<Value> : 1;
+
+  Scales<Value> scales_;
+  alignas(kVectorBytes) Value sizes_[kRoom]{}, vertical_[kRoom]{}, horizontal_[kRoom]{};
+};
+
 // The sums over one tile, while they grow.
 template <class Value>
 struct GrowingSums {
@@ -188,10 +208,8 @@ struct GrowingGradSums {
 
   template <class Count>
   __attribute__((always_inline)) void add_to(const TileGradSums& sums, std::int64_t begin, Count count) const {
-    for (int lane = 0; lane < count; ++lane) {
-      sums.grad[begin + lane] += static_cast<double>(grad[lane]);
-      sums.grad_centred[begin + lane] += static_cast<double>(grad_centred[lane]);
-    }
+    add_lanes<Value>(sums.grad + begin, grad, count);
+    add_lanes<Value>(sums.grad_centred + begin, grad_centred, count);
   }
 };
 
@@ -257,9 +275,9 @@ class GradientBlock {
         stride_(params.grad_strides.width),
         stream_(stream && channels_ <= kBlock && stride_ == channels_) {}
 
-  __attribute__((always_inline)) Storage* pixel(std::int64_t i) {
-    return stream_ ? gathered_ + i * channels_ : target_ + i * stride_;
-  }
+  // Its first pixel, and how far it is from one to the next.
+  __attribute__((always_inline)) Storage* pixels() { return stream_ ? gathered_ : target_; }
+  __attribute__((always_inline)) std::int64_t step() const { return stream_ ? channels_ : stride_; }
   __attribute__((always_inline)) void write(std::int64_t pixels) const {
     if (stream_) stream_copy(target_, gathered_, pixels * channels_ * static_cast<int>(sizeof(Storage)));
   }
@@ -292,7 +310,7 @@ void backward_channels_last(const DynamicLossParams& params, const Tile& tile, c
       GradientBlock<Storage> block(params, tile, row, first, stream);
       for (std::int64_t i = 0; i < pixels; ++i) {
         const Neighbourhood<Storage> pixel(image, row, first + i);
-        Storage* grad = block.pixel(i);
+        Storage* grad = block.pixels() + i * block.step();
         if (!(pixel.flags & kValid)) {
           write_zero(grad, image.channels);
           continue;
@@ -322,7 +340,7 @@ void backward_channels_last(const DynamicLossParams& params, const Tile& tile, c
         for_lanes<Value>(image.channels, [&](std::int64_t begin, auto count) __attribute__((always_inline)) {
           GrowingGradSums<Value> growing;
           for (std::int64_t i = 0; i < pixels; ++i) {
-            const Values<Value> grad = load(block.pixel(i) + begin, count, Values<Value>{});
+            const Values<Value> grad = load(block.pixels() + i * block.step() + begin, count, Values<Value>{});
             growing.add(grad, image.centred(x + i * image.strides.width, begin, count));
           }
           growing.add_to(grad_sums, begin, count);
@@ -352,6 +370,7 @@ TileSums measure_channels_last(const DynamicLossParams& params, const Tile& tile
   Value top[kBlock];
   Value exp_sum[kBlock];
   Value share[kBlock];
+  const ChannelScales<Storage, kNormalised> channel_scales(image, scales);
 
   for (std::int64_t row = tile.row_begin; row < tile.row_end; ++row) {
     const std::int64_t* labels = image.labels + row * image.width;
@@ -381,13 +400,13 @@ TileSums measure_channels_last(const DynamicLossParams& params, const Tile& tile
           const Values<Value> down_sign = sign_of_difference<Value>(x, down);
           const Values<Value> right_sign = sign_of_difference<Value>(x, right);
           // What is added to all responses of a channel drops out of their differences.
-          down_differences += image.sizes((x - down) * down_sign, begin);
-          right_differences += image.sizes((x - right) * right_sign, begin);
+          down_differences += channel_scales.sizes((x - down) * down_sign, begin);
+          right_differences += channel_scales.sizes((x - right) * right_sign, begin);
           const Values<Value> vertical = sign_of_difference<Value>(x, load(pixel.up + begin, count, rest)) + down_sign;
           const Values<Value> horizontal =
               sign_of_difference<Value>(x, load(pixel.left + begin, count, rest)) + right_sign;
           store(grad_continuity + i * channels + begin, count,
-                image.signs(vertical * scales.vertical + horizontal * scales.horizontal, begin));
+                vertical * channel_scales.vertical(begin) + horizontal * channel_scales.horizontal(begin));
         });
         exp_sum[i] = static_cast<Value>(sum_of_lanes(exp_sums));
         exponentials[i * channels + labels[first + i]] -= exp_sum[i];  // the one-hot label
@@ -403,14 +422,17 @@ TileSums measure_channels_last(const DynamicLossParams& params, const Tile& tile
           exponentials[i * channels + c] = grad_continuity[i * channels + c] = 0;
       }
       const Storage* x = image.pixel(row, first);
+      Storage* grad_x = block.pixels();
+      const std::int64_t step = block.step();
+      const std::int64_t x_step = image.strides.width;
       for_lanes<Value>(channels, [&](std::int64_t begin, auto count) __attribute__((always_inline)) {
         const Values<Value> rest{};
         [[maybe_unused]] GrowingGradSums<Value> growing;
         for (std::int64_t i = 0; i < pixels; ++i) {
           const Values<Value> grad = load(exponentials + i * channels + begin, count, rest) * share[i] +
                                      load(grad_continuity + i * channels + begin, count, rest);
-          store(block.pixel(i) + begin, count, grad);
-          if constexpr (kNormalised) growing.add(grad, image.centred(x + i * image.strides.width, begin, count));
+          store(grad_x + i * step + begin, count, grad);
+          if constexpr (kNormalised) growing.add(grad, image.centred(x + i * x_step, begin, count));
         }
         if constexpr (kNormalised) growing.add_to(grad_sums, begin, count);
       });

@@ -62,13 +62,9 @@ struct Image {
                                                               Values<Value> rest) const {
     return responses(load(pixel + begin, count, rest), begin, count, rest);
   }
-  // Differences of responses, their sizes, and signs of them, each from that of x.
+  // Differences of responses, and signs of them, each from that of x.
   __attribute__((always_inline)) Values<Value> differences(Values<Value> of_x, std::int64_t begin) const {
     if constexpr (kNormalised) return of_x * load(scale + begin);
-    return of_x;
-  }
-  __attribute__((always_inline)) Values<Value> sizes(Values<Value> of_x, std::int64_t begin) const {
-    if constexpr (kNormalised) return of_x * absolute<Value>(load(scale + begin));
     return of_x;
   }
   __attribute__((always_inline)) Values<Value> signs(Values<Value> of_x, std::int64_t begin) const {
