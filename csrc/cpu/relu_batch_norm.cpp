@@ -48,14 +48,13 @@ class Runs {
         pixels_(pixels_of_image(params)),
         run_pixels_(std::clamp<std::int64_t>((pixels_ / kRuns + 63) / 64 * 64, 512, kRunPixels)),
         per_image_((pixels_ + run_pixels_ - 1) / run_pixels_),
-        row_length_(shape_.width) {
-    const auto no_gaps = [&](const void* map, const MapStrides& strides) {
-      return map == nullptr || has_no_gaps(shape_, strides);
-    };
-    if (no_gaps(params.x, params.strides) && no_gaps(params.y, params.y_strides) &&
-        no_gaps(params.grad_y, params.grad_y_strides) && no_gaps(params.grad_x, params.grad_x_strides)) {
-      row_length_ = pixels_;
-    }
+        row_length_(shape_.width) {}
+
+  // For kernels that sum nothing, so that the pieces they work on may depend on strides.
+  Runs across_rows(const MapStrides& a, const MapStrides& b, const MapStrides& c) const {
+    Runs across = *this;
+    if (has_no_gaps(shape_, a) && has_no_gaps(shape_, b) && has_no_gaps(shape_, c)) across.row_length_ = pixels_;
+    return across;
   }
 
   std::int64_t count() const { return shape_.batch * per_image_; }
@@ -144,7 +143,7 @@ void relu_batch_norm_cpu(const ReluBatchNormParams& params) {
   const ReluBatchNormKernels kernels = kernels_of_active_instruction_set(params);
   const ChannelFactors factors{mean.data(), scale.data(), offset.data(), nullptr};
   const bool stream = is_streamed(params.shape, params.dtype);
-  const Runs runs(params);
+  const Runs runs = Runs(params).across_rows(params.strides, params.y_strides, params.y_strides);
   // Backwards through the map: its end is what the statistics have left in the caches.
   const std::int64_t last = runs.count() - 1;
   runs.for_each([&](std::int64_t index) { kernels.normalise(params, runs[last - index], factors, stream); });
@@ -171,7 +170,7 @@ void write_gradients(const ReluBatchNormParams& params, const GradientSums& sums
   const ChannelFactors factors{mean.data(), scale.data(), offset.data(), slope.data()};
   // Where the gradient takes the place of the one that arrived, its lines are in the caches.
   const bool stream = is_streamed(params.shape, params.dtype) && params.grad_x != params.grad_y;
-  const Runs runs(params);
+  const Runs runs = Runs(params).across_rows(params.strides, params.grad_y_strides, params.grad_x_strides);
   const std::int64_t last = runs.count() - 1;
   runs.for_each([&](std::int64_t index) { kernels.grad(params, runs[last - index], factors, stream); });
 }

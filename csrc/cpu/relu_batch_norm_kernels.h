@@ -12,7 +12,8 @@ namespace dynamicseg {
 struct PixelRun {
   std::int64_t image;
   std::int64_t begin, end;
-  // Pixels that lie at equal distances: those of a row, or of the whole image where no map has gaps between its rows.
+  // Pixels that lie at equal distances: those of a row; where nothing is summed, of the whole image if no map has gaps
+  // between its rows.
   std::int64_t row_length;
 };
 

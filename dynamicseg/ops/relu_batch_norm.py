@@ -53,7 +53,8 @@ def relu_batch_norm(x: Tensor, weight: Tensor, bias: Tensor, *, relu: bool = Tru
     check_affine("x", x, weight, bias, eps)
     if backend_for(x.device) == "reference":
         return reference.relu_batch_norm(x, weight, bias, relu=relu, eps=eps)
-    return _relu_batch_norm(x, weight, bias, relu, eps)[0]
+    y: Tensor = _relu_batch_norm(x, weight, bias, relu, eps)[0]
+    return y
 
 
 def check_affine(name: str, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> None:
