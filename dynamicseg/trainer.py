@@ -69,7 +69,7 @@ def _train(image: Tensor, config: SegmenterConfig, on_step: OnStep | None, super
     optimizer = torch.optim.SGD(network.parameters(), lr=config.learning_rate, momentum=config.momentum)
     history: list[StepRecord] = []
     while True:
-        output, backward = _forward(network, image, config, superpixels)
+        output, backward = loss_and_backward(network, image, config, superpixels)
         history.append(_record(len(history) + 1, output))
         if not math.isfinite(history[-1]["loss"]):
             raise ValueError(
@@ -85,7 +85,7 @@ def _train(image: Tensor, config: SegmenterConfig, on_step: OnStep | None, super
         optimizer.step()
 
 
-def _forward(
+def loss_and_backward(
     network: SegmentationNetwork, image: Tensor, config: SegmenterConfig, superpixels: Tensor | None
 ) -> tuple[DynamicLossOutput, Callable[[], None]]:
     """The loss, and what then sets the gradients of the parameters."""
