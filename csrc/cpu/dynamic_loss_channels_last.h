@@ -358,6 +358,7 @@ template <class Storage, bool kNormalised>
 TileSums measure_channels_last(const DynamicLossParams& params, const Tile& tile, const GradientScales& gradient_scales,
                                bool stream, const TileGradSums& grad_sums) {
   using Value = Compute<Storage>;
+  using Integer = typename VectorOf<Value>::Integer;
   const Image<Storage, kNormalised> image(params, tile.image);
   const Scales<Value> scales(gradient_scales);
   const std::int64_t channels = image.channels;
@@ -385,6 +386,8 @@ TileSums measure_channels_last(const DynamicLossParams& params, const Tile& tile
         const Value response = image.response(pixel.here, labels[first + i]);
         top[i] = params.superpixels != nullptr ? image.logsumexp[row * image.width + first + i] : response;
         sums.below_top += static_cast<double>(top[i]) - static_cast<double>(response);
+        const auto label = static_cast<Integer>(labels[first + i]);
+        Integers<Value> channel = lane_numbers<Value>();
         Values<Value> exp_sums{}, down_differences{}, right_differences{};
         for_lanes<Value>(channels, [&](std::int64_t begin, auto count) __attribute__((always_inline)) {
           __builtin_prefetch(pixel.here + ahead + begin);
@@ -392,7 +395,9 @@ TileSums measure_channels_last(const DynamicLossParams& params, const Tile& tile
           const Values<Value> x = load(pixel.here + begin, count, rest);
           const Values<Value> exponential =
               exp_nonpositive(image.load_responses(pixel.here, begin, count, lowest) - top[i]);
-          exp_sums += exponential;
+          // Not of the label itself: its gradient is the sum of the others, which is lost in a difference from 1.
+          exp_sums += channel == label ? rest : exponential;
+          channel += kLanes<Value>;
           store(exponentials + i * channels + begin, count, exponential);
 
           const Values<Value> down = load(pixel.down + begin, count, rest);
@@ -408,8 +413,10 @@ TileSums measure_channels_last(const DynamicLossParams& params, const Tile& tile
           store(grad_continuity + i * channels + begin, count,
                 vertical * channel_scales.vertical(begin) + horizontal * channel_scales.horizontal(begin));
         });
-        exp_sum[i] = static_cast<Value>(sum_of_lanes(exp_sums));
-        exponentials[i * channels + labels[first + i]] -= exp_sum[i];  // the one-hot label
+        const auto others = static_cast<Value>(sum_of_lanes(exp_sums));
+        Value& label_exponential = exponentials[i * channels + label];
+        exp_sum[i] = others + label_exponential;
+        label_exponential = -others;  // less the one-hot label
         sums.add_pixel(pixel.flags, down_differences, right_differences);
       }
       add_similarity<Value>(sums, top, exp_sum, pixels, nullptr);
