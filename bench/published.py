@@ -91,7 +91,7 @@ def compiled_loss(maps: Sequence[Tensor]) -> Compiled:
                     loss(x)
                 torch.autograd.grad(loss(x), x)
     except Exception as error:  # compilers fail with every type; a comparison goes on without one
-        return Compiled(None, _in_one_line(error))
+        return Compiled(None, in_one_line(error))
     graphs = counters["stats"]["unique_graphs"]
     if not graphs:
         return Compiled(None, "torch.compile compiled nothing: it is switched off")
@@ -99,7 +99,7 @@ def compiled_loss(maps: Sequence[Tensor]) -> Compiled:
     return Compiled(loss, None, time.perf_counter() - start, graphs, breaks)
 
 
-def _in_one_line(error: Exception) -> str:
+def in_one_line(error: Exception) -> str:
     """Its message up to the first line that does not announce another one; ``torch.compile`` adds many more."""
     text = f"{type(error).__name__}:"
     for line in filter(None, map(str.strip, str(error).splitlines())):

@@ -9,9 +9,11 @@
 #include <stdexcept>
 #include <string>
 
+#include "dynamicseg/batch_norm_dynamic_loss.h"
 #include "dynamicseg/cpu_runtime.h"
 #include "dynamicseg/dynamic_loss.h"
 #include "dynamicseg/memory.h"
+#include "dynamicseg/relu_batch_norm.h"
 
 namespace py = pybind11;
 using namespace dynamicseg;
@@ -79,6 +81,49 @@ DynamicLossParams dynamic_loss_params(std::uintptr_t x, const std::string& dtype
   return params;
 }
 
+ReluBatchNormParams relu_batch_norm_params(std::uintptr_t x, const std::string& dtype, const std::string& format,
+                                           const FourIntegers& shape, const FourIntegers& strides, bool relu,
+                                           double eps, std::uintptr_t weight, std::uintptr_t bias, std::uintptr_t mean,
+                                           std::uintptr_t rstd, std::uintptr_t y, const FourIntegers& y_strides,
+                                           std::uintptr_t grad_y, const FourIntegers& grad_y_strides,
+                                           std::uintptr_t grad_x, const FourIntegers& grad_x_strides,
+                                           std::uintptr_t grad_weight, std::uintptr_t grad_bias) {
+  ReluBatchNormParams params{};
+  params.x = pointer<const void>(x);
+  params.dtype = dtype_named(dtype);
+  params.format = format_named(format);
+  params.shape = {shape[0], shape[1], shape[2], shape[3]};
+  params.strides = strides_of(strides);
+  params.relu = relu;
+  params.eps = eps;
+  params.weight = pointer<const void>(weight);
+  params.bias = pointer<const void>(bias);
+  params.mean = pointer<void>(mean);
+  params.rstd = pointer<void>(rstd);
+  params.y = pointer<void>(y);
+  params.y_strides = strides_of(y_strides);
+  params.grad_y = pointer<const void>(grad_y);
+  params.grad_y_strides = strides_of(grad_y_strides);
+  params.grad_x = pointer<void>(grad_x);
+  params.grad_x_strides = strides_of(grad_x_strides);
+  params.grad_weight = pointer<void>(grad_weight);
+  params.grad_bias = pointer<void>(grad_bias);
+  return params;
+}
+
+BatchNormDynamicLossParams batch_norm_dynamic_loss_params(const DynamicLossParams& loss, double eps,
+                                                          std::uintptr_t weight, std::uintptr_t bias,
+                                                          std::uintptr_t grad_weight, std::uintptr_t grad_bias) {
+  BatchNormDynamicLossParams params{};
+  params.loss = loss;
+  params.eps = eps;
+  params.weight = pointer<const void>(weight);
+  params.bias = pointer<const void>(bias);
+  params.grad_weight = pointer<void>(grad_weight);
+  params.grad_bias = pointer<void>(grad_bias);
+  return params;
+}
+
 // Holds the memory of one result for as long as Python does.
 class ResultMemory {
  public:
@@ -118,6 +163,22 @@ PYBIND11_MODULE(_native, m) {
            py::arg("grad_strides"), py::arg("grad_loss"));
   m.def("dynamic_loss", &dynamic_loss_cpu, py::arg("params"), py::call_guard<py::gil_scoped_release>());
   m.def("dynamic_loss_backward", &dynamic_loss_backward_cpu, py::arg("params"),
+        py::call_guard<py::gil_scoped_release>());
+
+  py::class_<BatchNormDynamicLossParams>(m, "BatchNormDynamicLossParams")
+      .def(py::init(&batch_norm_dynamic_loss_params), py::kw_only(), py::arg("loss"), py::arg("eps"), py::arg("weight"),
+           py::arg("bias"), py::arg("grad_weight"), py::arg("grad_bias"));
+  m.def("batch_norm_dynamic_loss", &batch_norm_dynamic_loss_cpu, py::arg("params"),
+        py::call_guard<py::gil_scoped_release>());
+
+  py::class_<ReluBatchNormParams>(m, "ReluBatchNormParams")
+      .def(py::init(&relu_batch_norm_params), py::kw_only(), py::arg("x"), py::arg("dtype"), py::arg("format"),
+           py::arg("shape"), py::arg("strides"), py::arg("relu"), py::arg("eps"), py::arg("weight"), py::arg("bias"),
+           py::arg("mean"), py::arg("rstd"), py::arg("y"), py::arg("y_strides"), py::arg("grad_y"),
+           py::arg("grad_y_strides"), py::arg("grad_x"), py::arg("grad_x_strides"), py::arg("grad_weight"),
+           py::arg("grad_bias"));
+  m.def("relu_batch_norm", &relu_batch_norm_cpu, py::arg("params"), py::call_guard<py::gil_scoped_release>());
+  m.def("relu_batch_norm_backward", &relu_batch_norm_backward_cpu, py::arg("params"),
         py::call_guard<py::gil_scoped_release>());
 
   py::class_<ResultMemory>(m, "ResultMemory", py::buffer_protocol())

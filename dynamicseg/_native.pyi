@@ -30,6 +30,47 @@ class DynamicLossParams:
         grad_loss: int,
     ) -> None: ...
 
+class BatchNormDynamicLossParams:
+    """Those of the loss, and addresses of arrays of one number a channel, see dynamicseg/batch_norm_dynamic_loss.h."""
+
+    def __init__(
+        self,
+        *,
+        loss: DynamicLossParams,
+        eps: float,
+        weight: int,
+        bias: int,
+        grad_weight: int,
+        grad_bias: int,
+    ) -> None: ...
+
+class ReluBatchNormParams:
+    """Addresses, sizes and strides (in elements) of one call, see dynamicseg/relu_batch_norm.h; 0 is no array."""
+
+    def __init__(
+        self,
+        *,
+        x: int,
+        dtype: str,
+        format: Literal["contiguous", "channels_last"],
+        shape: tuple[int, ...],
+        strides: tuple[int, ...],
+        relu: bool,
+        eps: float,
+        weight: int,
+        bias: int,
+        mean: int,
+        rstd: int,
+        y: int,
+        y_strides: tuple[int, ...],
+        grad_y: int,
+        grad_y_strides: tuple[int, ...],
+        grad_x: int,
+        grad_x_strides: tuple[int, ...],
+        grad_weight: int,
+        grad_bias: int,
+    ) -> None: ...
+
 class ResultMemory:
     """Memory for a large result, as a writable buffer of bytes."""
 
@@ -44,6 +85,9 @@ class BuildInfo(TypedDict):
 
 def dynamic_loss(params: DynamicLossParams) -> None: ...
 def dynamic_loss_backward(params: DynamicLossParams) -> None: ...
+def batch_norm_dynamic_loss(params: BatchNormDynamicLossParams) -> None: ...
+def relu_batch_norm(params: ReluBatchNormParams) -> None: ...
+def relu_batch_norm_backward(params: ReluBatchNormParams) -> None: ...
 def begin_keeping_freed_memory() -> None: ...
 def end_keeping_freed_memory() -> None: ...
 def set_threads(threads: int, openmp_parallel: int) -> None: ...

@@ -304,6 +304,44 @@ def bench_loss_command(
     )
 
 
+@bench_app.command("step", epilog="Example: dynamicseg bench step --json step.json")
+def bench_step_command(
+    size: Annotated[str, typer.Option(metavar="HxW", help="Height and width of the image.")] = "321x481",
+    channels: Annotated[int, typer.Option(help="Candidate labels, and width of the network.")] = 100,
+    depth: Annotated[int, typer.Option(help="3x3 convolutions.")] = 2,
+    repeats: Annotated[int, typer.Option(help="Turns of each competitor.")] = 5,
+    steps: Annotated[int, typer.Option(help="Measured steps in a turn.")] = 2,
+    threads: Annotated[int | None, typer.Option(help="(default: as many as PyTorch uses)")] = None,
+    compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Also against torch.compile.")] = True,
+    json_path: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON.")] = None,
+) -> int:
+    """A training step against the published one in eager PyTorch and against torch.compile, in one process.
+
+    Milliseconds, how many times faster, what each part of the fused step takes, and how far it is from the limit: its
+    convolutions, and reading and writing the maps between them at the speed of a copy. About two minutes.
+    """
+    with _loading():
+        from dynamicseg.bench import step
+    try:
+        height, width = (int(number) for number in size.lower().split("x"))
+    except ValueError:
+        return _wrong_call(f"--size {size}: wants HEIGHTxWIDTH, for example 321x481")
+    return _report(
+        lambda tell: step.run(
+            size=(height, width),
+            channels=channels,
+            depth=depth,
+            repeats=repeats,
+            steps=steps,
+            threads=threads,
+            compile=compiled,
+            progress=tell,
+        ),
+        step.table,
+        json_path,
+    )
+
+
 @bench_app.command("quality", epilog="Example: dynamicseg bench quality BSDS500 --limit 20 --json quality.json")
 def bench_quality_command(
     root: Annotated[Path, typer.Argument(metavar="DATASET", help="The data set's folder.")],

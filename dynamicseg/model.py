@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from dynamicseg import ops
 from dynamicseg.config import SegmenterConfig
 
 
@@ -35,6 +36,25 @@ class SegmentationNetwork(nn.Module):
         """``[B, in_channels, H, W]`` image to ``[B, channels, H, W]`` response map."""
         response: Tensor = self.layers(image)
         return response
+
+    def before_last_norm(self, image: Tensor) -> Tensor:
+        """``[B, in_channels, H, W]`` image to ``[B, channels, H, W]``, which ``last_norm`` makes the response map.
+
+        ReLU and batch norm are fused, so that the last bits differ from those of ``forward``; running statistics are
+        left as they are.
+        """
+        *hidden, last_convolution, _ = self.layers
+        for convolution, _, norm in zip(*[iter(hidden)] * 3, strict=True):
+            image = ops.relu_batch_norm(convolution(image), norm.weight, norm.bias, eps=norm.eps)
+        features: Tensor = last_convolution(image)
+        return features
+
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        """The batch norm that gives the response map."""
+        norm = self.layers[-1]
+        assert isinstance(norm, nn.BatchNorm2d)
+        return norm
 
 
 def seeded_network(in_channels: int, config: SegmenterConfig) -> SegmentationNetwork:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from dynamicseg.weighting import Weighting, checked_mu
 
@@ -117,3 +118,37 @@ def dynamic_loss(
     weight = dynamic_weight(weighting, mu, label_counts).to(x.dtype)
     loss = similarity + weight * continuity
     return DynamicLossOutput(loss, similarity.detach(), continuity.detach(), weight, label_counts, labels)
+
+
+def relu_batch_norm(x: Tensor, weight: Tensor, bias: Tensor, *, relu: bool = True, eps: float = 1e-5) -> Tensor:
+    """``weight * (r - mean(r)) / sqrt(variance(r) + eps) + bias`` with ``r = relu(x)``, differentiable in all three.
+
+    Args:
+        x: ``[B, C, H, W]`` map, any floating dtype.
+        weight: ``[C]``, float32 at least.
+        bias: ``[C]``, likewise.
+        relu: whether negative values are set to 0 first; without it, ``r = x``.
+        eps: added to the variance, which is biased; like the mean it is over the pixels of all images.
+    """
+    rectified = functional.relu(x) if relu else x
+    return functional.batch_norm(rectified, None, None, weight, bias, training=True, eps=eps)
+
+
+def batch_norm_dynamic_loss(
+    z: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    weighting: Weighting = "fsf",
+    mu: float | None = None,
+    mask: Tensor | None = None,
+    superpixels: Tensor | None = None,
+    eps: float = 1e-5,
+) -> DynamicLossOutput:
+    """``dynamic_loss`` of ``relu_batch_norm(z, weight, bias, relu=False)``, which is in float32 at least.
+
+    Statistics of the batch norm are those of all pixels, masked ones included. Arguments as in those two.
+    """
+    z = z.float() if z.dtype in (torch.bfloat16, torch.float16) else z
+    x = relu_batch_norm(z, weight, bias, relu=False, eps=eps)
+    return dynamic_loss(x, weighting=weighting, mu=mu, mask=mask, superpixels=superpixels)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dynamicseg import ops
 from dynamicseg.config import SegmenterConfig
-from dynamicseg.model import seeded_network
+from dynamicseg.model import SegmentationNetwork, seeded_network
 from dynamicseg.ops import DynamicLossOutput
 from dynamicseg.ops._runtime import freed_memory_kept
 from dynamicseg.published import published_loss_and_grad
@@ -87,9 +87,7 @@ def _train(
     history: list[StepRecord] = []
     clock = StepClock(deadline)
     while True:
-        with torch.autocast(image.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            response = network(image)
-        output, grad_response = _loss_and_grad(response, config, superpixels)
+        output, backward = loss_and_backward(network, image, config, superpixels)
         history.append(_record(len(history) + 1, output))
         if not math.isfinite(history[-1]["loss"]):
             raise ValueError(
@@ -102,7 +100,7 @@ def _train(
         if stopped is not None:
             return Trained(output.labels[0], history, stopped)
         optimizer.zero_grad()
-        response.backward(grad_response)
+        backward()
         optimizer.step()
 
 
@@ -114,12 +112,33 @@ def _stopped(history: list[StepRecord], config: SegmenterConfig, clock: StepCloc
     return None if clock.another_step_fits() else "time_budget"
 
 
-def _loss_and_grad(
-    response: Tensor, config: SegmenterConfig, superpixels: Tensor | None
-) -> tuple[DynamicLossOutput, Tensor]:
-    if config.loss == "published":
-        return published_loss_and_grad(response, config.weighting, config.mu)
-    return ops.dynamic_loss_and_grad(response, weighting=config.weighting, mu=config.mu, superpixels=superpixels)
+def loss_and_backward(
+    network: SegmentationNetwork, image: Tensor, config: SegmenterConfig, superpixels: Tensor | None
+) -> tuple[DynamicLossOutput, Callable[[], None]]:
+    """The loss, and what then sets the gradients of the parameters."""
+    published = config.loss == "published"
+    with torch.autocast(image.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+        response = network(image) if published else network.before_last_norm(image)
+    if published:
+        output, grad_response = published_loss_and_grad(response, config.weighting, config.mu)
+        return output, lambda: response.backward(grad_response)
+
+    norm = network.last_norm
+    output, grads = ops.batch_norm_dynamic_loss_and_grad(
+        response,
+        norm.weight,
+        norm.bias,
+        weighting=config.weighting,
+        mu=config.mu,
+        superpixels=superpixels,
+        eps=norm.eps,
+    )
+
+    def backward() -> None:
+        response.backward(grads.grad_z)
+        norm.weight.grad, norm.bias.grad = grads.grad_weight, grads.grad_bias
+
+    return output, backward
 
 
 def _memory_format(config: SegmenterConfig) -> torch.memory_format:

@@ -46,5 +46,6 @@ sys.exit(0 if found.startswith('$folder/') else f'this is not the sanitized modu
 # that tests start it makes them fail. Left out: what measures memory, for the sanitizers bring their own allocator,
 # and inductor, for the compiler it starts would run under the sanitizers as well.
 cd "$root"
-run python -P -S -m pytest -q --capture=sys -p no:cacheprovider tests/test_dynamic_loss*.py tests/test_runtime.py \
+run python -P -S -m pytest -q --capture=sys -p no:cacheprovider tests/test_dynamic_loss*.py \
+  tests/test_relu_batch_norm.py tests/test_batch_norm_dynamic_loss.py tests/test_runtime.py \
   -k "not test_peak_is and not TestKeptMemory and not inductor"

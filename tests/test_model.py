@@ -6,6 +6,7 @@ from torch import nn
 
 from dynamicseg.config import configure
 from dynamicseg.model import SegmentationNetwork, seeded_network
+from dynamicseg.ops import relu_batch_norm
 
 
 def test_the_seeded_network_has_the_numbers_of_the_published_one() -> None:
@@ -36,3 +37,15 @@ def test_layers_come_in_the_published_order() -> None:
 
 def test_any_number_of_bands_and_any_size() -> None:
     assert SegmentationNetwork(17, 6, 1)(torch.rand(2, 17, 5, 3)).shape == (2, 6, 5, 3)
+
+
+def test_fused_layers_are_those_of_the_plain_network() -> None:
+    network = seeded_network(3, configure("fast", channels=20)).double()
+    image = torch.rand(2, 3, 15, 22, dtype=torch.float64)
+    kept = {name: value.clone() for name, value in network.state_dict().items()}
+    norm = network.last_norm
+    fused = relu_batch_norm(network.before_last_norm(image), norm.weight, norm.bias, relu=False)
+    torch.testing.assert_close(dict(network.state_dict()), kept, rtol=0, atol=0)
+    torch.testing.assert_close(fused, network(image))
+    gradients = [torch.autograd.grad(y.square().sum() + y.exp().sum(), norm.weight) for y in (fused, network(image))]
+    torch.testing.assert_close(*gradients)

@@ -8,9 +8,11 @@ import torch
 from numpy.typing import NDArray
 from published import PublishedNet, published_loop
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dynamicseg import ops, reference
 from dynamicseg.config import configure
+from dynamicseg.ops import _runtime
 from dynamicseg.trainer import StepRecord, train_on_image
 from dynamicseg.weighting import Weighting
 
@@ -145,3 +147,44 @@ def test_a_loss_that_is_not_finite_is_an_error_that_says_why() -> None:
     with pytest.raises(ValueError, match=r"loss is (nan|inf) at step \d: .* from 3\.2\d*e-05 to 0\.99") as caught:
         train_on_image(noise(), configure("paper", learning_rate=1e30, **SMALL))
     assert "\n" not in str(caught.value)
+
+
+class _Convolutions(TorchDispatchMode):
+    """Notes which gradients each backward pass of a convolution computes: of its input, weight and bias."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.wanted: list[list[bool]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.convolution_backward.default:
+            self.wanted.append(args[-1])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("loss", "precision"), [("fused", "bfloat16"), ("fused", "float32"), ("published", "float32")])
+def test_the_first_convolution_computes_no_gradient_of_the_image(loss: str, precision: str) -> None:
+    config = configure("paper", loss=loss, precision=precision, channels=12, max_steps=2)
+    with _Convolutions() as convolutions:
+        train_on_image(noise(), config)
+    assert convolutions.wanted == [[True, True, True], [True, True, True], [False, True, True]]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_fused_steps_begin_as_plain_pytorch(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = configure("fast", precision=precision, channels=12, max_steps=3, superpixel_scale=None)
+    fused = train_on_image(noise(), config).history
+    monkeypatch.setattr(_runtime, "_WANTED", "reference")
+    plain = train_on_image(noise(), config).history
+    tolerance = 1e-3 if precision == "float32" else 2e-2
+    np.testing.assert_allclose([step["loss"] for step in fused], [step["loss"] for step in plain], rtol=tolerance)
+
+
+def test_only_the_published_loss_runs_plain_batch_norm(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise AssertionError("plain batch norm")
+
+    monkeypatch.setattr(torch.nn.functional, "batch_norm", refused)
+    train_on_image(noise(), configure("fast", superpixel_scale=None, **SMALL))
+    with pytest.raises(AssertionError, match="plain batch norm"):
+        train_on_image(noise(), configure("paper", **SMALL))

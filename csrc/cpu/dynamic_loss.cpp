@@ -7,27 +7,27 @@
 
 #include "core/arithmetic.h"
 #include "cpu/dynamic_loss_kernels.h"
+#include "cpu/dynamic_loss_phases.h"
 #include "cpu/instruction_set.h"
 #include "cpu/parallel.h"
+#include "cpu/statistic.h"
 #include "cpu/superpixels.h"
 #include "dynamicseg/dynamic_loss.h"
 
 namespace dynamicseg {
 namespace {
 
-// A gradient above this size leaves the caches before it is read again, so it is written past them.
-constexpr std::int64_t kStreamedBytes = std::int64_t{4} << 20;
-
 DynamicLossKernels kernels_of_active_instruction_set(const DynamicLossParams& params) {
+  const bool normalised = params.scale != nullptr;
   switch (active_instruction_set()) {
 #if defined(DYNAMICSEG_X86_64)
     case InstructionSet::avx512:
-      return avx512::dynamic_loss_kernels(params);
+      return normalised ? avx512::batch_norm_dynamic_loss_kernels(params) : avx512::dynamic_loss_kernels(params);
     case InstructionSet::avx2:
-      return avx2::dynamic_loss_kernels(params);
+      return normalised ? avx2::batch_norm_dynamic_loss_kernels(params) : avx2::dynamic_loss_kernels(params);
 #endif
     default:
-      return baseline::dynamic_loss_kernels(params);
+      return normalised ? baseline::batch_norm_dynamic_loss_kernels(params) : baseline::dynamic_loss_kernels(params);
   }
 }
 
@@ -63,32 +63,13 @@ class Tiling {
   std::int64_t columns_, rows_, across_, per_image_;
 };
 
-// A map below this many elements is done by one thread: waking others would take longer, above all where cores are
-// busy.
-constexpr std::int64_t kElementsWorthThreads = 8192;
-
 // Calls body(index) for the tile of each index.
 template <class Body>
 void for_tiles(const Tiling& tiling, const MapShape& shape, Body body) {
-  if (shape.batch * shape.channels * shape.height * shape.width >= kElementsWorthThreads) {
+  if (elements_of(shape) >= kElementsWorthThreads) {
     parallel_for(tiling.count(), body);
   } else {
     for (std::int64_t index = 0; index < tiling.count(); ++index) body(index);
-  }
-}
-
-DType statistic_dtype(DType map) { return map == DType::float64 ? DType::float64 : DType::float32; }
-
-double read_statistic(const void* array, DType map, std::int64_t index) {
-  if (statistic_dtype(map) == DType::float64) return static_cast<const double*>(array)[index];
-  return static_cast<double>(static_cast<const float*>(array)[index]);
-}
-
-void write_statistic(void* array, DType map, std::int64_t index, double value) {
-  if (statistic_dtype(map) == DType::float64) {
-    static_cast<double*>(array)[index] = value;
-  } else {
-    static_cast<float*>(array)[index] = static_cast<float>(value);
   }
 }
 
@@ -182,9 +163,14 @@ double similarity_to_labels_of(const DynamicLossParams& params, const Tile& tile
     for (std::int64_t column = tile.column_begin; column < tile.column_end; ++column) {
       const std::int64_t pixel = (tile.image * params.shape.height + row) * params.shape.width + column;
       if (params.labels[pixel] < 0) continue;
-      const Storage response = x[params.labels[pixel] * params.strides.channel + row * params.strides.height +
-                                 column * params.strides.width];
-      sum += static_cast<double>(logsumexp[pixel]) - static_cast<double>(number(response));
+      const std::int64_t label = params.labels[pixel];
+      auto response =
+          number(x[label * params.strides.channel + row * params.strides.height + column * params.strides.width]);
+      if (params.scale != nullptr) {
+        const auto factor = [label](const void* array) { return static_cast<const Statistic*>(array)[label]; };
+        response = (response - factor(params.mean)) * factor(params.scale) + factor(params.offset);
+      }
+      sum += static_cast<double>(logsumexp[pixel]) - static_cast<double>(response);
     }
   }
   return sum;
@@ -231,12 +217,6 @@ std::vector<GradientScales> gradient_scales(const DynamicLossParams& params) {
   return scales;
 }
 
-bool streams_gradient(const DynamicLossParams& params) {
-  const std::int64_t element = params.dtype == DType::float64 ? 8 : params.dtype == DType::float32 ? 4 : 2;
-  const MapShape& shape = params.shape;
-  return shape.batch * shape.channels * shape.height * shape.width * element >= kStreamedBytes;
-}
-
 void forward(const DynamicLossParams& params, const Tiling& tiling, const DynamicLossKernels& kernels) {
   std::vector<TileSums> sums(static_cast<std::size_t>(tiling.count()));
   AliveLabels alive(tiling, params.shape.channels);
@@ -254,48 +234,89 @@ void forward(const DynamicLossParams& params, const Tiling& tiling, const Dynami
   write_sums(params, tiling, sums);
 }
 
-void backward(const DynamicLossParams& params, const Tiling& tiling, const DynamicLossKernels& kernels) {
+// Sums of the gradient, for each tile; none where the map is not normalised as it is read.
+class GradSumsOfTiles {
+ public:
+  GradSumsOfTiles(const DynamicLossParams& params, const Tiling& tiling)
+      : channels_(params.scale != nullptr ? params.shape.channels : 0),
+        tiles_(tiling.count()),
+        sums_(static_cast<std::size_t>(2 * tiles_ * channels_)) {}
+
+  TileGradSums of_tile(std::int64_t index) {
+    if (channels_ == 0) return {nullptr, nullptr};
+    double* sums = sums_.data() + 2 * index * channels_;
+    return {sums, sums + channels_};
+  }
+
+  GradientSums total() {
+    GradientSums total{std::vector<double>(static_cast<std::size_t>(channels_)),
+                       std::vector<double>(static_cast<std::size_t>(channels_))};
+    for (std::int64_t index = 0; channels_ > 0 && index < tiles_; ++index) {
+      const TileGradSums tile = of_tile(index);
+      for (std::int64_t c = 0; c < channels_; ++c) {
+        total.grad[static_cast<std::size_t>(c)] += tile.grad[c];
+        total.grad_centred[static_cast<std::size_t>(c)] += tile.grad_centred[c];
+      }
+    }
+    return total;
+  }
+
+ private:
+  std::int64_t channels_, tiles_;
+  std::vector<double> sums_;
+};
+
+GradientSums backward(const DynamicLossParams& params, const Tiling& tiling, const DynamicLossKernels& kernels) {
   const std::vector<GradientScales> scales = gradient_scales(params);
-  const bool stream = streams_gradient(params);
+  const bool stream = is_streamed(params.shape, params.dtype);
+  GradSumsOfTiles grad_sums(params, tiling);
   // Backwards through the map: its end is what the forward pass has left in the caches.
   const std::int64_t last = tiling.count() - 1;
   for_tiles(tiling, params.shape, [&](std::int64_t index) {
     const Tile tile = tiling[last - index];
-    kernels.backward(params, tile, scales[static_cast<std::size_t>(tile.image)], stream);
+    kernels.backward(params, tile, scales[static_cast<std::size_t>(tile.image)], stream,
+                     grad_sums.of_tile(last - index));
   });
+  return grad_sums.total();
 }
 
-void label_and_measure(const DynamicLossParams& params, const Tiling& tiling, const DynamicLossKernels& kernels) {
+GradientSums label_and_measure(const DynamicLossParams& params, const Tiling& tiling,
+                               const DynamicLossKernels& kernels) {
   AliveLabels alive(tiling, params.shape.channels);
   for_tiles(tiling, params.shape,
             [&](std::int64_t index) { kernels.label(params, tiling[index], alive.of_tile(index)); });
-  write_label_counts(params, tiling, alive);
+  if (params.superpixels == nullptr) {
+    write_label_counts(params, tiling, alive);
+  } else {
+    unite_labels_in_superpixels(params);
+  }
 
   std::vector<TileSums> sums(static_cast<std::size_t>(tiling.count()));
   const std::vector<GradientScales> scales = gradient_scales(params);
-  const bool stream = streams_gradient(params);
+  const bool stream = is_streamed(params.shape, params.dtype);
+  GradSumsOfTiles grad_sums(params, tiling);
   // Backwards, as above.
   const std::int64_t last = tiling.count() - 1;
   for_tiles(tiling, params.shape, [&](std::int64_t index) {
     const Tile tile = tiling[last - index];
-    sums[static_cast<std::size_t>(last - index)] =
-        kernels.measure(params, tile, scales[static_cast<std::size_t>(tile.image)], stream);
+    sums[static_cast<std::size_t>(last - index)] = kernels.measure(
+        params, tile, scales[static_cast<std::size_t>(tile.image)], stream, grad_sums.of_tile(last - index));
   });
   write_sums(params, tiling, sums);
+  return grad_sums.total();
 }
 
 }  // namespace
 
-void dynamic_loss_cpu(const DynamicLossParams& params) {
+GradientSums dynamic_loss_with_grad_sums(const DynamicLossParams& params) {
   const Tiling tiling(params.shape);
   const DynamicLossKernels kernels = kernels_of_active_instruction_set(params);
-  if (params.grad_x != nullptr && kernels.label != nullptr && params.superpixels == nullptr) {
-    label_and_measure(params, tiling, kernels);
-    return;
-  }
+  if (params.grad_x != nullptr && kernels.label != nullptr) return label_and_measure(params, tiling, kernels);
   forward(params, tiling, kernels);
-  if (params.grad_x != nullptr) backward(params, tiling, kernels);
+  return params.grad_x != nullptr ? backward(params, tiling, kernels) : GradientSums{};
 }
+
+void dynamic_loss_cpu(const DynamicLossParams& params) { dynamic_loss_with_grad_sums(params); }
 
 void dynamic_loss_backward_cpu(const DynamicLossParams& params) {
   backward(params, Tiling(params.shape), kernels_of_active_instruction_set(params));

@@ -14,8 +14,8 @@ constexpr std::int64_t kPixelsAhead = 8;
 // Elements of the map that are worked on together, in the first-level cache: a few pixels.
 constexpr std::int64_t kBlock = 1024;
 
-template <class Storage>
-DYNAMICSEG_INLINE std::int64_t pixels_in_block(const Image<Storage>& image) {
+template <class Storage, bool kNormalised>
+DYNAMICSEG_INLINE std::int64_t pixels_in_block(const Image<Storage, kNormalised>& image) {
   return image.channels < kBlock ? kBlock / image.channels : 1;
 }
 
@@ -32,70 +32,80 @@ DYNAMICSEG_INLINE void fold_winners(Values<Value>& value, Integers<Value>& label
   }
 }
 
-// The label of any pixel, infinities and NaN included.
-template <class Storage, class Value = Compute<Storage>>
-DYNAMICSEG_INLINE std::int64_t label_of_any(const Storage* pixel, std::int64_t channels) {
+// The label of any pixel, infinities and NaN included; and its greatest response.
+template <class Storage, bool kNormalised, class Value = Compute<Storage>>
+DYNAMICSEG_INLINE std::int64_t label_of_any(const Image<Storage, kNormalised>& image, const Storage* pixel,
+                                            Value& top) {
   const Values<Value> lowest = broadcast<Value>(-std::numeric_limits<Value>::infinity());
   Values<Value> best = lowest;
   Integers<Value> label = lane_numbers<Value>();
   Integers<Value> channel = label;
-  for_lanes<Value>(channels, [&](std::int64_t begin, auto count) __attribute__((always_inline)) {
-    const Values<Value> value = load(pixel + begin, count, lowest);
+  for_lanes<Value>(image.channels, [&](std::int64_t begin, auto count) __attribute__((always_inline)) {
+    const Values<Value> value = image.load_responses(pixel, begin, count, lowest);
     const Integers<Value> takes = takes_label<Value>(value, best);
     best = takes ? value : best;
     label = takes ? channel : label;
     channel += kLanes<Value>;
   });
   fold_winners<1, Value>(best, label);
+  top = best[0];
   return label[0];
 }
 
-// The label of a pixel of finite numbers, in half the time. `poison` becomes NaN if there is another.
-template <class Storage, class Value = Compute<Storage>>
-DYNAMICSEG_INLINE std::int64_t label_of_finite(const Storage* pixel, std::int64_t channels, std::int64_t ahead,
-                                               Values<Value>& poison) {
+// The same of a pixel of finite numbers, with less work. `poison` becomes NaN if there is another.
+template <class Storage, bool kNormalised, class Value = Compute<Storage>>
+DYNAMICSEG_INLINE std::int64_t label_of_finite(const Image<Storage, kNormalised>& image, const Storage* pixel,
+                                               std::int64_t ahead, Value& top, Values<Value>& poison) {
   const Values<Value> lowest = broadcast<Value>(-std::numeric_limits<Value>::infinity());
   constexpr auto kNone = std::numeric_limits<typename VectorOf<Value>::Integer>::max();
-  Values<Value> tops = lowest;
-  for_lanes<Value>(channels, [&](std::int64_t begin, auto count) __attribute__((always_inline)) {
+  Values<Value> best = lowest;
+  Integers<Value> label = lane_numbers<Value>();
+  Integers<Value> channel = label;
+  for_lanes<Value>(image.channels, [&](std::int64_t begin, auto count) __attribute__((always_inline)) {
     __builtin_prefetch(pixel + ahead + begin);
-    tops = greater(load(pixel + begin, count, lowest), tops);
-    poison += load(pixel + begin, count, Values<Value>{}) * Value(0);
-  });
-  const Value top = max_of_lanes(tops);
-  Integers<Value> label = Integers<Value>{} + kNone;
-  Integers<Value> channel = lane_numbers<Value>();
-  for_lanes<Value>(channels, [&](std::int64_t begin, auto count) __attribute__((always_inline)) {
-    const Integers<Value> candidate = load(pixel + begin, count, lowest) == top ? channel : Integers<Value>{} + kNone;
-    label = candidate < label ? candidate : label;
+    const Values<Value> value = image.load_responses(pixel, begin, count, lowest);
+    label = value > best ? channel : label;
+    best = greater(value, best);
     channel += kLanes<Value>;
+    poison += image.load_responses(pixel, begin, count, Values<Value>{}) * Value(0);
   });
-  return min_of_lanes(label);
+  top = max_of_lanes(best);
+  return min_of_lanes(best == top ? label : Integers<Value>{} + kNone);
 }
 
-template <class Storage>
-DYNAMICSEG_INLINE void label_row(const Image<Storage>& image, const Tile& tile, std::int64_t row, std::int64_t ahead,
-                                 std::uint64_t* alive) {
+// `top`, if not null, is where the greatest responses go.
+template <class Storage, bool kNormalised>
+DYNAMICSEG_INLINE void label_row(const Image<Storage, kNormalised>& image, const Tile& tile, std::int64_t row,
+                                 std::int64_t ahead, std::uint64_t* alive, Compute<Storage>* top) {
   using Value = Compute<Storage>;
   std::int64_t* labels = image.labels + row * image.width;
   Values<Value> poison{};
+  Value unused;
   for (std::int64_t column = tile.column_begin; column < tile.column_end; ++column) {
+    Value& pixel_top = top != nullptr ? top[column] : unused;
     labels[column] =
-        image.valid(row, column) ? label_of_finite(image.pixel(row, column), image.channels, ahead, poison) : -1;
+        image.valid(row, column) ? label_of_finite(image, image.pixel(row, column), ahead, pixel_top, poison) : -1;
   }
-  const double poisoned = sum_of_lanes(poison);
+  const bool again = sum_of_lanes(poison) != 0;
   for (std::int64_t column = tile.column_begin; column < tile.column_end; ++column) {
-    if (labels[column] < 0) continue;
-    if (poisoned != 0) labels[column] = label_of_any(image.pixel(row, column), image.channels);
+    if (!image.valid(row, column)) {
+      labels[column] = -1;
+      continue;
+    }
+    Value& pixel_top = top != nullptr ? top[column] : unused;
+    if (again) labels[column] = label_of_any(image, image.pixel(row, column), pixel_top);
     mark_alive(alive, labels[column]);
   }
 }
 
-template <class Storage>
+template <class Storage, bool kNormalised>
 void label_channels_last(const DynamicLossParams& params, const Tile& tile, std::uint64_t* alive) {
-  const Image<Storage> image(params, tile.image);
+  const Image<Storage, kNormalised> image(params, tile.image);
   const std::int64_t ahead = kPixelsAhead * image.strides.width;
-  for (std::int64_t row = tile.row_begin; row < tile.row_end; ++row) label_row(image, tile, row, ahead, alive);
+  for (std::int64_t row = tile.row_begin; row < tile.row_end; ++row) {
+    auto* top = params.superpixels != nullptr ? image.logsumexp + row * image.width : nullptr;
+    label_row(image, tile, row, ahead, alive, top);
+  }
 }
 
 // A pixel and its neighbours. Where there is no valid neighbour the pixel stands in for it: the sign of their
@@ -105,7 +115,9 @@ struct Neighbourhood {
   const Storage *here, *up, *down, *left, *right;
   int flags;
 
-  __attribute__((always_inline)) Neighbourhood(const Image<Storage>& image, std::int64_t row, std::int64_t column)
+  template <bool kNormalised>
+  __attribute__((always_inline)) Neighbourhood(const Image<Storage, kNormalised>& image, std::int64_t row,
+                                               std::int64_t column)
       : here(image.pixel(row, column)), flags(image.flags(row, column)) {
     up = flags & kUp ? here - image.strides.height : here;
     down = flags & kDown ? here + image.strides.height : here;
@@ -125,10 +137,48 @@ struct Scales {
         horizontal(static_cast<Value>(s.horizontal)) {}
 };
 
+// What differences of x count in the differences of responses, channel by channel.
+template <class Storage, bool kNormalised>
+class ChannelScales {
+  using Value = Compute<Storage>;
+
+ public:
+  __attribute__((always_inline)) ChannelScales(const Image<Storage, kNormalised>& image, const Scales<Value>& scales)
+      : scales_(scales) {
+    for (std::int64_t c = 0; kNormalised && c < image.channels; ++c) {
+      const Value scale = image.scale[c];
+      const Value sign = static_cast<Value>((scale > 0) - (scale < 0));
+      sizes_[c] = scale * sign;
+      vertical_[c] = scales.vertical * sign;
+      horizontal_[c] = scales.horizontal * sign;
+    }
+  }
+
+  __attribute__((always_inline)) Values<Value> sizes(Values<Value> of_x, std::int64_t begin) const {
+    if constexpr (kNormalised) return of_x * load(sizes_ + begin);
+    return of_x;
+  }
+  __attribute__((always_inline)) Values<Value> vertical(std::int64_t begin) const {
+    if constexpr (kNormalised) return load(vertical_ + begin);
+    return broadcast<Value>(scales_.vertical);
+  }
+  __attribute__((always_inline)) Values<Value> horizontal(std::int64_t begin) const {
+    if constexpr (kNormalised) return load(horizontal_ + begin);
+    return broadcast<Value>(scales_.horizontal);
+  }
+
+ private:
+  static constexpr std::int64_t kRoom = kNormalised ? kBlock + kLanes<Value> : 1;
+
+  Scales<Value> scales_;
+  alignas(kVectorBytes) Value sizes_[kRoom]{}, vertical_[kRoom]{}, horizontal_[kRoom]{};
+};
+
 // The sums over one tile, while they grow.
 template <class Value>
 struct GrowingSums {
   LongSum<Value> similarity, vertical, horizontal;
+  double below_top = 0;  // how far the responses to the labels are below the greatest ones
   std::int64_t pixels = 0, vertical_pairs = 0, horizontal_pairs = 0;
 
   __attribute__((always_inline)) void add_pixel(int flags, Values<Value> down_differences,
@@ -141,7 +191,25 @@ struct GrowingSums {
   }
 
   TileSums total() const {
-    return {similarity.total(), vertical.total(), horizontal.total(), pixels, vertical_pairs, horizontal_pairs};
+    return {
+        similarity.total() + below_top, vertical.total(), horizontal.total(), pixels, vertical_pairs, horizontal_pairs};
+  }
+};
+
+// The sums of the gradient over a few pixels.
+template <class Value>
+struct GrowingGradSums {
+  Values<Value> grad{}, grad_centred{};
+
+  __attribute__((always_inline)) void add(Values<Value> one, Values<Value> centred) {
+    grad += one;
+    grad_centred += one * centred;
+  }
+
+  template <class Count>
+  __attribute__((always_inline)) void add_to(const TileGradSums& sums, std::int64_t begin, Count count) const {
+    add_lanes<Value>(sums.grad + begin, grad, count);
+    add_lanes<Value>(sums.grad_centred + begin, grad_centred, count);
   }
 };
 
@@ -158,10 +226,10 @@ DYNAMICSEG_INLINE void add_similarity(GrowingSums<Value>& sums, const Value* top
   });
 }
 
-template <class Storage>
+template <class Storage, bool kNormalised>
 TileSums forward_channels_last(const DynamicLossParams& params, const Tile& tile, std::uint64_t* alive) {
   using Value = Compute<Storage>;
-  const Image<Storage> image(params, tile.image);
+  const Image<Storage, kNormalised> image(params, tile.image);
   const Values<Value> lowest = broadcast<Value>(-std::numeric_limits<Value>::infinity());
   const std::int64_t ahead = image.strides.height + kPixelsAhead * image.strides.width;
   GrowingSums<Value> sums;
@@ -169,21 +237,22 @@ TileSums forward_channels_last(const DynamicLossParams& params, const Tile& tile
   Value exp_sum[kTileColumns];
 
   for (std::int64_t row = tile.row_begin; row < tile.row_end; ++row) {
-    label_row(image, tile, row, ahead, alive);
+    label_row<Storage, kNormalised>(image, tile, row, ahead, alive, nullptr);
     for (std::int64_t column = tile.column_begin; column < tile.column_end; ++column) {
       const std::int64_t i = column - tile.column_begin;
       const Neighbourhood<Storage> pixel(image, row, column);
       top[i] = 0;
       exp_sum[i] = 1;  // its logarithm, 0, adds nothing to the similarity
       if (!(pixel.flags & kValid)) continue;
-      top[i] = number(pixel.here[image.labels[row * image.width + column]]);
+      top[i] = image.response(pixel.here, image.labels[row * image.width + column]);
       Values<Value> exp_sums{}, down_differences{}, right_differences{};
       for_lanes<Value>(image.channels, [&](std::int64_t begin, auto count) __attribute__((always_inline)) {
         const Values<Value> rest{};
         const Values<Value> x = load(pixel.here + begin, count, rest);
-        exp_sums += exp_nonpositive(load(pixel.here + begin, count, lowest) - top[i]);
-        down_differences += absolute<Value>(load(pixel.down + begin, count, rest) - x);
-        right_differences += absolute<Value>(load(pixel.right + begin, count, rest) - x);
+        exp_sums += exp_nonpositive(image.load_responses(pixel.here, begin, count, lowest) - top[i]);
+        // What is added to all responses of a channel drops out of their differences.
+        down_differences += absolute<Value>(image.differences(load(pixel.down + begin, count, rest) - x, begin));
+        right_differences += absolute<Value>(image.differences(load(pixel.right + begin, count, rest) - x, begin));
       });
       exp_sum[i] = static_cast<Value>(sum_of_lanes(exp_sums));
       sums.add_pixel(pixel.flags, down_differences, right_differences);
@@ -206,9 +275,9 @@ class GradientBlock {
         stride_(params.grad_strides.width),
         stream_(stream && channels_ <= kBlock && stride_ == channels_) {}
 
-  __attribute__((always_inline)) Storage* pixel(std::int64_t i) {
-    return stream_ ? gathered_ + i * channels_ : target_ + i * stride_;
-  }
+  // Its first pixel, and how far it is from one to the next.
+  __attribute__((always_inline)) Storage* pixels() { return stream_ ? gathered_ : target_; }
+  __attribute__((always_inline)) std::int64_t step() const { return stream_ ? channels_ : stride_; }
   __attribute__((always_inline)) void write(std::int64_t pixels) const {
     if (stream_) stream_copy(target_, gathered_, pixels * channels_ * static_cast<int>(sizeof(Storage)));
   }
@@ -225,12 +294,12 @@ DYNAMICSEG_INLINE void write_zero(Storage* grad, std::int64_t channels) {
   for (std::int64_t c = 0; c < channels; ++c) grad[c] = Storage{};
 }
 
-template <class Storage>
+template <class Storage, bool kNormalised>
 void backward_channels_last(const DynamicLossParams& params, const Tile& tile, const GradientScales& gradient_scales,
-                            bool stream) {
+                            bool stream, const TileGradSums& grad_sums) {
   using Value = Compute<Storage>;
   using Integer = typename VectorOf<Value>::Integer;
-  const Image<Storage> image(params, tile.image);
+  const Image<Storage, kNormalised> image(params, tile.image);
   const Scales<Value> scales(gradient_scales);
   const std::int64_t block_pixels = pixels_in_block(image);
   const std::int64_t ahead = image.strides.height + kPixelsAhead * image.strides.width;
@@ -241,7 +310,7 @@ void backward_channels_last(const DynamicLossParams& params, const Tile& tile, c
       GradientBlock<Storage> block(params, tile, row, first, stream);
       for (std::int64_t i = 0; i < pixels; ++i) {
         const Neighbourhood<Storage> pixel(image, row, first + i);
-        Storage* grad = block.pixel(i);
+        Storage* grad = block.pixels() + i * block.step();
         if (!(pixel.flags & kValid)) {
           write_zero(grad, image.channels);
           continue;
@@ -256,12 +325,25 @@ void backward_channels_last(const DynamicLossParams& params, const Tile& tile, c
           const auto sign_to = [&](const Storage* neighbour) __attribute__((always_inline)) {
             return sign_of_difference<Value>(x, load(neighbour + begin, count, rest));
           };
-          const Values<Value> softmax = exp_nonpositive(x - logsumexp);
+          const Values<Value> softmax = exp_nonpositive(image.responses(x, begin, count, rest) - logsumexp);
           const Values<Value> one_hot = channel == label ? broadcast<Value>(1) : rest;
           store(grad + begin, count,
-                (softmax - one_hot) * scales.similarity + (sign_to(pixel.up) + sign_to(pixel.down)) * scales.vertical +
-                    (sign_to(pixel.left) + sign_to(pixel.right)) * scales.horizontal);
+                (softmax - one_hot) * scales.similarity +
+                    image.signs((sign_to(pixel.up) + sign_to(pixel.down)) * scales.vertical +
+                                    (sign_to(pixel.left) + sign_to(pixel.right)) * scales.horizontal,
+                                begin));
           channel += kLanes<Value>;
+        });
+      }
+      if constexpr (kNormalised) {
+        const Storage* x = image.pixel(row, first);
+        for_lanes<Value>(image.channels, [&](std::int64_t begin, auto count) __attribute__((always_inline)) {
+          GrowingGradSums<Value> growing;
+          for (std::int64_t i = 0; i < pixels; ++i) {
+            const Values<Value> grad = load(block.pixels() + i * block.step() + begin, count, Values<Value>{});
+            growing.add(grad, image.centred(x + i * image.strides.width, begin, count));
+          }
+          growing.add_to(grad_sums, begin, count);
         });
       }
       block.write(pixels);
@@ -272,11 +354,12 @@ void backward_channels_last(const DynamicLossParams& params, const Tile& tile, c
 
 // Sums and gradient of a tile whose labels are known, in one reading of the map: what is not yet divided by the sum of
 // exponentials waits in the first-level cache, a few pixels at a time.
-template <class Storage>
+template <class Storage, bool kNormalised>
 TileSums measure_channels_last(const DynamicLossParams& params, const Tile& tile, const GradientScales& gradient_scales,
-                               bool stream) {
+                               bool stream, const TileGradSums& grad_sums) {
   using Value = Compute<Storage>;
-  const Image<Storage> image(params, tile.image);
+  using Integer = typename VectorOf<Value>::Integer;
+  const Image<Storage, kNormalised> image(params, tile.image);
   const Scales<Value> scales(gradient_scales);
   const std::int64_t channels = image.channels;
   const std::int64_t block_pixels = pixels_in_block(image);
@@ -287,6 +370,8 @@ TileSums measure_channels_last(const DynamicLossParams& params, const Tile& tile
   alignas(kVectorBytes) Value grad_continuity[kBlock];
   Value top[kBlock];
   Value exp_sum[kBlock];
+  Value share[kBlock];
+  const ChannelScales<Storage, kNormalised> channel_scales(image, scales);
 
   for (std::int64_t row = tile.row_begin; row < tile.row_end; ++row) {
     const std::int64_t* labels = image.labels + row * image.width;
@@ -298,48 +383,66 @@ TileSums measure_channels_last(const DynamicLossParams& params, const Tile& tile
         top[i] = 0;
         exp_sum[i] = 1;  // its logarithm, 0, adds nothing to the similarity
         if (!(pixel.flags & kValid)) continue;
-        top[i] = number(pixel.here[labels[first + i]]);
+        const Value response = image.response(pixel.here, labels[first + i]);
+        top[i] = params.superpixels != nullptr ? image.logsumexp[row * image.width + first + i] : response;
+        sums.below_top += static_cast<double>(top[i]) - static_cast<double>(response);
+        const auto label = static_cast<Integer>(labels[first + i]);
+        Integers<Value> channel = lane_numbers<Value>();
         Values<Value> exp_sums{}, down_differences{}, right_differences{};
         for_lanes<Value>(channels, [&](std::int64_t begin, auto count) __attribute__((always_inline)) {
           __builtin_prefetch(pixel.here + ahead + begin);
           const Values<Value> rest{};
           const Values<Value> x = load(pixel.here + begin, count, rest);
-          const Values<Value> exponential = exp_nonpositive(load(pixel.here + begin, count, lowest) - top[i]);
-          exp_sums += exponential;
+          const Values<Value> exponential =
+              exp_nonpositive(image.load_responses(pixel.here, begin, count, lowest) - top[i]);
+          // Not of the label itself: its gradient is the sum of the others, which is lost in a difference from 1.
+          exp_sums += channel == label ? rest : exponential;
+          channel += kLanes<Value>;
           store(exponentials + i * channels + begin, count, exponential);
 
           const Values<Value> down = load(pixel.down + begin, count, rest);
           const Values<Value> right = load(pixel.right + begin, count, rest);
           const Values<Value> down_sign = sign_of_difference<Value>(x, down);
           const Values<Value> right_sign = sign_of_difference<Value>(x, right);
-          down_differences += (x - down) * down_sign;
-          right_differences += (x - right) * right_sign;
+          // What is added to all responses of a channel drops out of their differences.
+          down_differences += channel_scales.sizes((x - down) * down_sign, begin);
+          right_differences += channel_scales.sizes((x - right) * right_sign, begin);
           const Values<Value> vertical = sign_of_difference<Value>(x, load(pixel.up + begin, count, rest)) + down_sign;
           const Values<Value> horizontal =
               sign_of_difference<Value>(x, load(pixel.left + begin, count, rest)) + right_sign;
           store(grad_continuity + i * channels + begin, count,
-                vertical * scales.vertical + horizontal * scales.horizontal);
+                vertical * channel_scales.vertical(begin) + horizontal * channel_scales.horizontal(begin));
         });
-        exp_sum[i] = static_cast<Value>(sum_of_lanes(exp_sums));
-        exponentials[i * channels + labels[first + i]] -= exp_sum[i];  // the one-hot label
+        const auto others = static_cast<Value>(sum_of_lanes(exp_sums));
+        Value& label_exponential = exponentials[i * channels + label];
+        exp_sum[i] = others + label_exponential;
+        label_exponential = -others;  // less the one-hot label
         sums.add_pixel(pixel.flags, down_differences, right_differences);
       }
       add_similarity<Value>(sums, top, exp_sum, pixels, nullptr);
 
       for (std::int64_t i = 0; i < pixels; ++i) {
-        Storage* grad = block.pixel(i);
-        if (labels[first + i] < 0) {
-          write_zero(grad, channels);
-          continue;
-        }
-        const Value share = scales.similarity / exp_sum[i];
-        for_lanes<Value>(channels, [&](std::int64_t begin, auto count) __attribute__((always_inline)) {
-          const Values<Value> rest{};
-          store(grad + begin, count,
-                load(exponentials + i * channels + begin, count, rest) * share +
-                    load(grad_continuity + i * channels + begin, count, rest));
-        });
+        share[i] = scales.similarity / exp_sum[i];
+        if (labels[first + i] >= 0) continue;
+        // Masked: the gradient is 0.
+        for (std::int64_t c = 0; c < channels; ++c)
+          exponentials[i * channels + c] = grad_continuity[i * channels + c] = 0;
       }
+      const Storage* x = image.pixel(row, first);
+      Storage* grad_x = block.pixels();
+      const std::int64_t step = block.step();
+      const std::int64_t x_step = image.strides.width;
+      for_lanes<Value>(channels, [&](std::int64_t begin, auto count) __attribute__((always_inline)) {
+        const Values<Value> rest{};
+        [[maybe_unused]] GrowingGradSums<Value> growing;
+        for (std::int64_t i = 0; i < pixels; ++i) {
+          const Values<Value> grad = load(exponentials + i * channels + begin, count, rest) * share[i] +
+                                     load(grad_continuity + i * channels + begin, count, rest);
+          store(grad_x + i * step + begin, count, grad);
+          if constexpr (kNormalised) growing.add(grad, image.centred(x + i * x_step, begin, count));
+        }
+        if constexpr (kNormalised) growing.add_to(grad_sums, begin, count);
+      });
       block.write(pixels);
     }
   }

@@ -8,8 +8,8 @@ namespace DYNAMICSEG_ISA {
 namespace {
 
 // The flags of each pixel of a tile under a mask; nothing to do where there is none.
-template <class Storage>
-DYNAMICSEG_INLINE void set_tile_flags(const Image<Storage>& image, const Tile& tile,
+template <class Storage, bool kNormalised>
+DYNAMICSEG_INLINE void set_tile_flags(const Image<Storage, kNormalised>& image, const Tile& tile,
                                       typename VectorOf<Compute<Storage>>::Integer* flags) {
   if (image.mask == nullptr) return;
   for (std::int64_t row = tile.row_begin; row < tile.row_end; ++row) {
@@ -19,11 +19,17 @@ DYNAMICSEG_INLINE void set_tile_flags(const Image<Storage>& image, const Tile& t
   }
 }
 
-template <class Storage, bool kMasked>
+// 0 for 0 and NaN.
+template <class Value>
+DYNAMICSEG_INLINE Value sign_of(Value value) {
+  return static_cast<Value>((value > 0) - (value < 0));
+}
+
+template <class Storage, bool kNormalised, bool kMasked>
 TileSums forward_contiguous(const DynamicLossParams& params, const Tile& tile, std::uint64_t* alive) {
   using Value = Compute<Storage>;
   using Integer = typename VectorOf<Value>::Integer;
-  const Image<Storage> image(params, tile.image);
+  const Image<Storage, kNormalised> image(params, tile.image);
   const std::int64_t rows = tile.row_end - tile.row_begin;
   const std::int64_t columns = tile.column_end - tile.column_begin;
   const std::int64_t right_pairs = tile.column_end < image.width ? columns : columns - 1;
@@ -53,7 +59,7 @@ TileSums forward_contiguous(const DynamicLossParams& params, const Tile& tile, s
       for_lanes<Value>(columns, [&](std::int64_t begin, auto count) __attribute__((always_inline)) {
         const Values<Value> rest{};
         __builtin_prefetch(x + image.strides.channel + begin, 0, 2);
-        const Values<Value> value = load(x + begin, count, rest);
+        const Values<Value> value = image.responses_to(load(x + begin, count, rest), c);
         const Values<Value> top = load(row_best + begin, count, rest);
         const Values<Value> sum = load(row_sum + begin, count, rest);
         const Integers<Value> takes = takes_label<Value>(value, top);
@@ -75,7 +81,8 @@ TileSums forward_contiguous(const DynamicLossParams& params, const Tile& tile, s
           if constexpr (kMasked) difference = has_flag(row_flags + begin, count, flag) ? difference : rest;
           differences += difference;
         });
-        total.add(differences);
+        // What is added to all responses of a channel drops out of their differences.
+        total.add(kNormalised ? differences * absolute<Value>(broadcast(image.scale[c])) : differences);
       };
       if (tile.row_begin + r + 1 < image.height) add_differences(vertical, columns, image.strides.height, kDown);
       add_differences(horizontal, right_pairs, image.strides.width, kRight);
@@ -115,16 +122,15 @@ TileSums forward_contiguous(const DynamicLossParams& params, const Tile& tile, s
   return sums;
 }
 
-template <class Storage, bool kMasked>
-void backward_contiguous(const DynamicLossParams& params, const Tile& tile, const GradientScales& scales, bool stream) {
+template <class Storage, bool kNormalised, bool kMasked>
+void backward_contiguous(const DynamicLossParams& params, const Tile& tile, const GradientScales& scales, bool stream,
+                         const TileGradSums& grad_sums) {
   using Value = Compute<Storage>;
   using Integer = typename VectorOf<Value>::Integer;
-  const Image<Storage> image(params, tile.image);
+  const Image<Storage, kNormalised> image(params, tile.image);
   const std::int64_t rows = tile.row_end - tile.row_begin;
   const std::int64_t columns = tile.column_end - tile.column_begin;
   const auto similarity = static_cast<Value>(scales.similarity);
-  const auto vertical = static_cast<Value>(scales.vertical);
-  const auto horizontal = static_cast<Value>(scales.horizontal);
   auto* grad_image = static_cast<Storage*>(params.grad_x) + tile.image * params.grad_strides.batch;
 
   Integer flags[kMasked ? kTilePixels : 1];
@@ -145,6 +151,11 @@ void backward_contiguous(const DynamicLossParams& params, const Tile& tile, cons
   for (std::int64_t c = 0; c < image.channels; ++c) {
     Storage* grad_channel =
         grad_image + c * params.grad_strides.channel + tile.row_begin * params.grad_strides.height + tile.column_begin;
+    // Differences of responses have the sign of those of x where the scale is positive.
+    const Value sign = kNormalised ? sign_of(image.scale[c]) : Value(1);
+    const Value vertical = static_cast<Value>(scales.vertical) * sign;
+    const Value horizontal = static_cast<Value>(scales.horizontal) * sign;
+    LongSum<Value> grad_sum, grad_centred_sum;
     for (std::int64_t r = 0; r < rows; ++r) {
       const std::int64_t row = tile.row_begin + r;
       const Storage* x = image.pixel(row, tile.column_begin) + c * image.strides.channel;
@@ -158,6 +169,7 @@ void backward_contiguous(const DynamicLossParams& params, const Tile& tile, cons
       const Integer* row_flags = flags + (kMasked ? r * columns : 0);
       Storage* grad =
           stream ? gathered + (rows_are_dense ? r * columns : 0) : grad_channel + r * params.grad_strides.height;
+      Values<Value> grads{}, grads_centred{};
 
       for_lanes<Value>(columns, [&](std::int64_t begin, auto count) __attribute__((always_inline)) {
         const Values<Value> rest{};
@@ -170,14 +182,24 @@ void backward_contiguous(const DynamicLossParams& params, const Tile& tile, cons
         };
         const Values<Value> vertical_sign = sign_to(up, kUp) + sign_to(down, kDown);
         const Values<Value> horizontal_sign = sign_to(row_x - 1, kLeft) + sign_to(row_x + 1, kRight);
-        const Values<Value> softmax = exp_nonpositive(here - load(logsumexp + begin, count, rest));
+        const Values<Value> softmax =
+            exp_nonpositive(image.responses_to(here, c) - load(logsumexp + begin, count, rest));
         const Values<Value> one_hot =
             load_integers(row_label + begin, count) == static_cast<Integer>(c) ? broadcast<Value>(1) : rest;
         Values<Value> result =
             (softmax - one_hot) * similarity + vertical_sign * vertical + horizontal_sign * horizontal;
         if constexpr (kMasked) result = has_flag(row_flags + begin, count, kValid) ? result : rest;
         store(grad + begin, count, result);
+        if constexpr (kNormalised) {
+          if constexpr (std::is_same_v<decltype(count), int>) result = lane_numbers<Value>() < count ? result : rest;
+          grads += result;
+          grads_centred += result * (here - image.mean[c]);
+        }
       });
+      if constexpr (kNormalised) {
+        grad_sum.add(grads);
+        grad_centred_sum.add(grads_centred);
+      }
       if (stream && !rows_are_dense) {
         stream_copy(grad_channel + r * params.grad_strides.height, gathered,
                     columns * static_cast<int>(sizeof(Storage)));
@@ -185,6 +207,10 @@ void backward_contiguous(const DynamicLossParams& params, const Tile& tile, cons
     }
     if (stream && rows_are_dense) {
       stream_copy(grad_channel, gathered, rows * columns * static_cast<int>(sizeof(Storage)));
+    }
+    if constexpr (kNormalised) {
+      grad_sums.grad[c] = grad_sum.total();
+      grad_sums.grad_centred[c] = grad_centred_sum.total();
     }
   }
   if (stream) finish_stream();

@@ -8,37 +8,12 @@
 // Bytes, for a map of n bytes: forward n read, backward n read and n written; labels and logsumexp are 1/C of that.
 // Tie rule: the lowest channel wins the label; a NaN wins over every number, the first one over later ones.
 
-#include "cpu/dynamic_loss_channels_last.h"
-#include "cpu/dynamic_loss_contiguous.h"
+#include "cpu/dynamic_loss_table.h"
 
 namespace dynamicseg {
 namespace DYNAMICSEG_ISA {
-namespace {
 
-template <class Storage>
-DynamicLossKernels kernels_for(MemoryFormat format, bool masked, std::int64_t channels) {
-  if (format == MemoryFormat::channels_last) {
-    return {channels <= kBlock ? label_channels_last<Storage> : nullptr, measure_channels_last<Storage>,
-            forward_channels_last<Storage>, backward_channels_last<Storage>};
-  }
-  if (masked) return {nullptr, nullptr, forward_contiguous<Storage, true>, backward_contiguous<Storage, true>};
-  return {nullptr, nullptr, forward_contiguous<Storage, false>, backward_contiguous<Storage, false>};
-}
-
-}  // namespace
-
-DynamicLossKernels dynamic_loss_kernels(const DynamicLossParams& params) {
-  const bool masked = params.mask != nullptr;
-  switch (params.dtype) {
-    case DType::float32:
-      return kernels_for<float>(params.format, masked, params.shape.channels);
-    case DType::float64:
-      return kernels_for<double>(params.format, masked, params.shape.channels);
-    case DType::bfloat16:
-      break;
-  }
-  return kernels_for<BFloat16>(params.format, masked, params.shape.channels);
-}
+DynamicLossKernels dynamic_loss_kernels(const DynamicLossParams& params) { return kernels_for<false>(params); }
 
 }  // namespace DYNAMICSEG_ISA
 }  // namespace dynamicseg

@@ -114,12 +114,16 @@ DYNAMICSEG_INLINE HalfWords narrow(Values<float> values) {
   typedef std::uint32_t Words __attribute__((vector_size(kVectorBytes)));
   Words words;
   std::memcpy(&words, &values, sizeof words);
-  const Words rounded = (words + 0x7fffu + ((words >> 16) & 1u)) >> 16;
+  const Words up = ((words >> 16) & 1u) + 0x7fffu;
+#if defined(__AVX512F__)
+  // A NaN is only cut, for what was computed is a quiet one, whose first bit stays.
+  const __mmask16 numbers = _mm512_cmp_ps_mask((__m512)values, (__m512)values, _CMP_ORD_Q);
+  const __m512i rounded = _mm512_mask_add_epi32((__m512i)words, numbers, (__m512i)words, (__m512i)up);
+  return (HalfWords)_mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
+#else
+  const Words rounded = (words + up) >> 16;
   const Words quiet_nan = (words >> 16) | 0x40u;
   const Words result = values == values ? rounded : quiet_nan;
-#if defined(__AVX512F__)
-  return (HalfWords)_mm512_cvtepi32_epi16((__m512i)result);
-#else
   return __builtin_convertvector(result, HalfWords);
 #endif
 }
@@ -366,6 +370,21 @@ struct LongSum {
 
   __attribute__((always_inline)) double total() const { return sum_of_lanes(lower + upper); }
 };
+
+// Adds lanes to as many numbers in float64.
+template <class Value, int kCount>
+DYNAMICSEG_INLINE void add_lanes(double* sums, Values<Value> v, std::integral_constant<int, kCount>) {
+  LongSum<Value> wide;
+  wide.add(v);
+  store(sums, load(sums) + wide.lower);
+  if constexpr (!std::is_same_v<Value, double>) {
+    store(sums + kLanes<double>, load(sums + kLanes<double>) + wide.upper);
+  }
+}
+template <class Value>
+DYNAMICSEG_INLINE void add_lanes(double* sums, Values<Value> v, int count) {
+  for (int lane = 0; lane < count; ++lane) sums[lane] += static_cast<double>(v[lane]);
+}
 
 // ---- functions ------------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,16 @@ except ImportError as error:
         f"the compiled module of dynamicseg cannot be loaded ({error}): install the package again with `pip install .`"
     ) from None
 
+from dynamicseg.ops.batch_norm_dynamic_loss import BatchNormGrads, batch_norm_dynamic_loss_and_grad
 from dynamicseg.ops.dynamic_loss import dynamic_loss, dynamic_loss_and_grad
+from dynamicseg.ops.relu_batch_norm import relu_batch_norm
 from dynamicseg.reference import DynamicLossOutput
 
-__all__ = ["DynamicLossOutput", "dynamic_loss", "dynamic_loss_and_grad"]
+__all__ = [
+    "BatchNormGrads",
+    "DynamicLossOutput",
+    "batch_norm_dynamic_loss_and_grad",
+    "dynamic_loss",
+    "dynamic_loss_and_grad",
+    "relu_batch_norm",
+]

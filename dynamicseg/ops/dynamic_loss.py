@@ -6,20 +6,16 @@ Fake and autograd registrations are in Python, so that the native core needs no 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dynamicseg import _native, reference
+from dynamicseg.ops._maps import DTYPES, check_map, dense_format, empty_result, result_memory, statistic_dtype
 from dynamicseg.ops._runtime import backend_for, lend_threads
 from dynamicseg.reference import DynamicLossOutput
 from dynamicseg.weighting import Weighting, checked_mu
-
-MemoryFormat = Literal["contiguous", "channels_last"]
-
-_LARGE_RESULT = 4 << 20  # bytes; smaller memory is reused by the allocator of the C library itself
-_DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
 
 
 def dynamic_loss(
@@ -51,7 +47,7 @@ def dynamic_loss(
         TypeError: ``x`` or ``mask`` is not a tensor of the right dtype.
         ValueError: the shape, weighting or mu is wrong, or ``mask`` is on another device.
     """
-    mu = _check(x, weighting, mu, mask, superpixels)
+    mu = check_loss("x", x, weighting, mu, mask, superpixels)
     if backend_for(x.device) == "reference":
         return reference.dynamic_loss(x, weighting=weighting, mu=mu, mask=mask, superpixels=superpixels)
     *statistics, _ = _dynamic_loss(x, mask, superpixels, weighting, mu)
@@ -71,7 +67,7 @@ def dynamic_loss_and_grad(
     For a training loop of one's own: ``output, grad_x = dynamic_loss_and_grad(x); x.backward(grad_x)``.
     Arguments and errors as in ``dynamic_loss``. The gradient is ``[B, C, H, W]``, in dtype and memory format of ``x``.
     """
-    mu = _check(x, weighting, mu, mask, superpixels)
+    mu = check_loss("x", x, weighting, mu, mask, superpixels)
     x = x.detach()
     if backend_for(x.device) == "reference":
         with torch.enable_grad():
@@ -83,64 +79,32 @@ def dynamic_loss_and_grad(
     return DynamicLossOutput(*statistics), grad_x
 
 
-def _check(x: Tensor, weighting: Weighting, mu: float | None, mask: Tensor | None, superpixels: Tensor | None) -> float:
-    """Every argument against what the kernels take; returns mu."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x is a {type(x).__name__}: pass a torch.Tensor [B, C, H, W] of responses")
-    if x.dim() != 4 or x.shape[1] < 1:
-        raise ValueError(f"x has shape {list(x.shape)}: pass [B, C, H, W] with C >= 1")
-    if x.dtype not in _DTYPES and not (x.dtype == torch.float16 and x.device.type != "cpu"):
-        raise TypeError(f"x is {x.dtype}: pass float32, float64 or bfloat16")
+def check_loss(
+    name: str, x: Tensor, weighting: Weighting, mu: float | None, mask: Tensor | None, superpixels: Tensor | None
+) -> float:
+    """Every argument of a loss of the map ``x``, which goes by ``name``, against what kernels take; returns mu."""
+    check_map(name, x)
     mu = checked_mu(weighting, mu)
     if mask is not None:
-        _check_beside(x, "mask", mask, torch.bool, "true where there is data")
+        _check_beside(name, x, "mask", mask, torch.bool, "true where there is data")
     if superpixels is not None:
-        _check_beside(x, "superpixels", superpixels, torch.int64, "numbers of superpixels")
+        _check_beside(name, x, "superpixels", superpixels, torch.int64, "numbers of superpixels")
     return mu
 
 
-def _check_beside(x: Tensor, name: str, value: object, dtype: torch.dtype, meaning: str) -> None:
-    """A map ``[B, H, W]`` that goes with ``x``."""
+def _check_beside(map_name: str, x: Tensor, name: str, value: object, dtype: torch.dtype, meaning: str) -> None:
+    """A map ``[B, H, W]`` that goes with ``x``, which goes by ``map_name``."""
     batch, _, height, width = x.shape
     if not isinstance(value, Tensor) or value.dtype != dtype:
         kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
         raise TypeError(f"{name} is {kind}: pass a {dtype} tensor [B, H, W], {meaning}")
     if value.shape != (batch, height, width):
-        raise ValueError(f"{name} has shape {list(value.shape)}, x {list(x.shape)}: pass a {name} [B, H, W]")
+        raise ValueError(f"{name} has shape {list(value.shape)}, {map_name} {list(x.shape)}: pass a {name} [B, H, W]")
     if value.device != x.device:
-        raise ValueError(f"{name} is on {value.device}, x on {x.device}: move one to the other")
+        raise ValueError(f"{name} is on {value.device}, {map_name} on {x.device}: move one to the other")
 
 
 # ---- adapter: tensor -> pointers -------------------------------------------------------------------------------------
-
-
-def _dense_format(x: Tensor) -> MemoryFormat | None:
-    """Which kernels can read ``x`` where it lies: those for dense rows, those for dense channels, or none."""
-    if x.stride(1) == 1 and x.shape[1] > 1:
-        return "channels_last"
-    if x.stride(3) == 1 or x.shape[3] <= 1:
-        return "contiguous"
-    return "channels_last" if x.shape[1] == 1 else None
-
-
-def _empty_grad(x: Tensor, device: str | None = None) -> Tensor:
-    """For the gradient of ``x``: dense, in its memory format."""
-    channels_last = _dense_format(x) == "channels_last"
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty_like(x, memory_format=memory_format, device=device)
-
-
-def _grad_memory(x: Tensor) -> Tensor:
-    """``_empty_grad`` in memory of the native core, which costs less than fresh memory where the gradient is large."""
-    if x.nbytes < _LARGE_RESULT:
-        return _empty_grad(x)
-    like = _empty_grad(x, device="meta")
-    memory = torch.frombuffer(_native.ResultMemory(like.nbytes), dtype=x.dtype)
-    return memory.as_strided(like.shape, like.stride())
-
-
-def _statistic_dtype(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 class _Outputs(NamedTuple):
@@ -155,9 +119,10 @@ class _Outputs(NamedTuple):
     logsumexp: Tensor
 
 
-def _empty_outputs(x: Tensor) -> _Outputs:
+def empty_outputs(x: Tensor) -> _Outputs:
+    """For what the forward pass writes of a map ``x``."""
     batch, _, height, width = x.shape
-    statistic = _statistic_dtype(x)
+    statistic = statistic_dtype(x)
     return _Outputs(
         loss=x.new_empty(batch, dtype=statistic),
         similarity=x.new_empty(batch, dtype=statistic),
@@ -182,7 +147,7 @@ def _numbered(superpixels: Tensor | None) -> tuple[Tensor | None, int]:
     return superpixels.to(torch.int32).contiguous(), highest + 1
 
 
-def _run(
+def run_loss(
     kernel: Callable[[_native.DynamicLossParams], None],
     x: Tensor,
     mask: Tensor | None,
@@ -192,9 +157,9 @@ def _run(
     **arrays: Tensor,
 ) -> None:
     """Runs a native function on the tensors' memory; the names of ``arrays`` are those of the kernel interface."""
-    dense_format = _dense_format(x)
-    if dense_format is None:
-        x, dense_format = x.contiguous(), "contiguous"
+    memory_format = dense_format(x)
+    if memory_format is None:
+        x, memory_format = x.contiguous(), "contiguous"
     mask = None if mask is None else mask.contiguous()
     superpixels, superpixel_count = _numbered(superpixels)
     addresses = dict.fromkeys((*_Outputs._fields, "grad_x", "grad_loss"), 0) | {
@@ -204,8 +169,8 @@ def _run(
     kernel(
         _native.DynamicLossParams(
             x=x.data_ptr(),
-            dtype=_DTYPES[x.dtype],
-            format=dense_format,
+            dtype=DTYPES[x.dtype],
+            format=memory_format,
             shape=tuple(x.shape),
             strides=x.stride(),
             mask=0 if mask is None else mask.data_ptr(),
@@ -227,24 +192,24 @@ _ForwardAndGrad = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 @torch.library.custom_op("dynamicseg::dynamic_loss", mutates_args=(), device_types="cpu")
 def _dynamic_loss(x: Tensor, mask: Tensor | None, superpixels: Tensor | None, weighting: str, mu: float) -> _Forward:
-    outputs = _empty_outputs(x)
-    _run(_native.dynamic_loss, x, mask, superpixels, weighting, mu, **outputs._asdict())
+    outputs = empty_outputs(x)
+    run_loss(_native.dynamic_loss, x, mask, superpixels, weighting, mu, **outputs._asdict())
     return (*outputs,)
 
 
 @_dynamic_loss.register_fake
 def _(x: Tensor, mask: Tensor | None, superpixels: Tensor | None, weighting: str, mu: float) -> _Forward:
-    return (*_empty_outputs(x),)
+    return (*empty_outputs(x),)
 
 
 @torch.library.custom_op("dynamicseg::dynamic_loss_and_grad", mutates_args=(), device_types="cpu")
 def _dynamic_loss_and_grad(
     x: Tensor, mask: Tensor | None, superpixels: Tensor | None, weighting: str, mu: float
 ) -> _ForwardAndGrad:
-    outputs = _empty_outputs(x)
-    grad_x = _grad_memory(x)
+    outputs = empty_outputs(x)
+    grad_x = result_memory(x)
     grad_loss = torch.full_like(outputs.loss, 1 / max(len(x), 1))
-    _run(
+    run_loss(
         _native.dynamic_loss,
         x,
         mask,
@@ -260,23 +225,23 @@ def _dynamic_loss_and_grad(
 
 @_dynamic_loss_and_grad.register_fake
 def _(x: Tensor, mask: Tensor | None, superpixels: Tensor | None, weighting: str, mu: float) -> _ForwardAndGrad:
-    return (*_empty_outputs(x)[:-1], _empty_grad(x))
+    return (*empty_outputs(x)[:-1], empty_result(x))
 
 
 @torch.library.custom_op("dynamicseg::dynamic_loss_backward", mutates_args=(), device_types="cpu")
 def _dynamic_loss_backward(
     grad_loss: Tensor, x: Tensor, mask: Tensor | None, labels: Tensor, logsumexp: Tensor, weight: Tensor
 ) -> Tensor:
-    grad_x = _grad_memory(x)
+    grad_x = result_memory(x)
     arrays = {"labels": labels, "logsumexp": logsumexp, "weight": weight, "grad_loss": grad_loss.contiguous()}
     # Weight and labels are there already: weighting, mu and superpixels are not looked at.
-    _run(_native.dynamic_loss_backward, x, mask, None, "fixed", 1.0, **arrays, grad_x=grad_x)
+    run_loss(_native.dynamic_loss_backward, x, mask, None, "fixed", 1.0, **arrays, grad_x=grad_x)
     return grad_x
 
 
 @_dynamic_loss_backward.register_fake
 def _(grad_loss: Tensor, x: Tensor, mask: Tensor | None, labels: Tensor, logsumexp: Tensor, weight: Tensor) -> Tensor:
-    return _empty_grad(x)
+    return empty_result(x)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: _Forward) -> None:

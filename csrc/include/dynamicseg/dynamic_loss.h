@@ -24,6 +24,12 @@ struct DynamicLossParams {
   MapShape shape;
   MapStrides strides;
 
+  // The responses are (x - mean) * scale + offset, channel by channel, in place of x; all null: they are x itself.
+  // The gradient is that of the responses all the same. Each [C], Statistic, and room for one vector behind it.
+  const void* mean;
+  const void* scale;
+  const void* offset;
+
   const std::uint8_t* mask;  // [B, H, W] dense, nonzero: data, zero: not data; null: all are data
 
   const std::int32_t* superpixels;  // [B, H, W] dense, 0 .. superpixel_count - 1; null: none

@@ -1,0 +1,136 @@
+"""``dynamicseg::batch_norm_dynamic_loss_and_grad``: a network's last batch norm and the loss in one call.
+
+The normalised map is never written: the kernels of ``dynamic_loss`` normalise what they read.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dynamicseg import _native, reference
+from dynamicseg.ops._maps import empty_result, result_memory
+from dynamicseg.ops._runtime import backend_for
+from dynamicseg.ops.dynamic_loss import check_loss, empty_outputs, run_loss
+from dynamicseg.ops.relu_batch_norm import DEFAULT_EPS, check_affine
+from dynamicseg.reference import DynamicLossOutput
+from dynamicseg.weighting import Weighting
+
+
+class BatchNormGrads(NamedTuple):
+    """Gradients of the mean loss over a batch."""
+
+    grad_z: Tensor
+    """``[B, C, H, W]``, in dtype and memory format of ``z``."""
+    grad_weight: Tensor
+    """``[C]``."""
+    grad_bias: Tensor
+    """``[C]``."""
+
+
+def batch_norm_dynamic_loss_and_grad(
+    z: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    weighting: Weighting = "fsf",
+    mu: float | None = None,
+    mask: Tensor | None = None,
+    superpixels: Tensor | None = None,
+    eps: float = DEFAULT_EPS,
+) -> tuple[DynamicLossOutput, BatchNormGrads]:
+    """``dynamic_loss`` of batch-normalised ``z``, and the gradients of its mean over the batch, outside autograd.
+
+    For a training loop of one's own: ``output, grads = batch_norm_dynamic_loss_and_grad(z, norm.weight, norm.bias)``;
+    ``z.backward(grads.grad_z)``; the other two go to the batch norm's parameters. The same as
+    ``dynamic_loss_and_grad(relu_batch_norm(z, weight, bias, relu=False))``, but the normalised map is not rounded to
+    the dtype of ``z``, nor written. Its labels are the argmax of that map. Statistics are those of all pixels, masked
+    ones included.
+
+    Args:
+        z: ``[B, C, H, W]`` map: float32, float64 or bfloat16, contiguous or channels last; B * H * W >= 2.
+        weight: ``[C]``, float64 for a float64 map, else float32.
+        bias: ``[C]``, in the dtype of ``weight``.
+        weighting: see ``ops.dynamic_loss``, as for all that follow.
+        mu: constant of the weighting.
+        mask: ``[B, H, W]`` bool.
+        superpixels: ``[B, H, W]`` int64.
+        eps: added to the variance, > 0.
+
+    Returns:
+        The output of ``dynamic_loss``, and ``BatchNormGrads``.
+
+    Raises:
+        TypeError: an argument is not a tensor of the right dtype.
+        ValueError: a shape, a device, the weighting, mu or eps is wrong.
+    """
+    mu = check_loss("z", z, weighting, mu, mask, superpixels)
+    check_affine("z", z, weight, bias, eps)
+    z, weight, bias = z.detach(), weight.detach(), bias.detach()
+    if backend_for(z.device) == "reference":
+        with torch.enable_grad():
+            leaves = [leaf.requires_grad_() for leaf in (z, weight, bias)]
+            output = reference.batch_norm_dynamic_loss(
+                *leaves, weighting=weighting, mu=mu, mask=mask, superpixels=superpixels, eps=eps
+            )
+            grads = torch.autograd.grad(output.loss.mean(), leaves)
+        return output._replace(loss=output.loss.detach()), BatchNormGrads(*grads)
+    *statistics, grad_z, grad_weight, grad_bias = _batch_norm_dynamic_loss_and_grad(
+        z, weight, bias, mask, superpixels, weighting, mu, eps
+    )
+    return DynamicLossOutput(*statistics), BatchNormGrads(grad_z, grad_weight, grad_bias)
+
+
+# ---- torch.library ---------------------------------------------------------------------------------------------------
+
+_OutputsAndGrads = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+@torch.library.custom_op("dynamicseg::batch_norm_dynamic_loss_and_grad", mutates_args=(), device_types="cpu")
+def _batch_norm_dynamic_loss_and_grad(
+    z: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    mask: Tensor | None,
+    superpixels: Tensor | None,
+    weighting: str,
+    mu: float,
+    eps: float,
+) -> _OutputsAndGrads:
+    outputs = empty_outputs(z)
+    weight, bias = weight.contiguous(), bias.contiguous()
+    grad_z, grad_weight, grad_bias = result_memory(z), torch.empty_like(weight), torch.empty_like(bias)
+
+    def kernel(loss: _native.DynamicLossParams) -> None:
+        _native.batch_norm_dynamic_loss(
+            _native.BatchNormDynamicLossParams(
+                loss=loss,
+                eps=eps,
+                weight=weight.data_ptr(),
+                bias=bias.data_ptr(),
+                grad_weight=grad_weight.data_ptr(),
+                grad_bias=grad_bias.data_ptr(),
+            )
+        )
+
+    grad_loss = torch.full_like(outputs.loss, 1 / len(z))
+    arrays = outputs._asdict() | {"grad_x": grad_z, "grad_loss": grad_loss}
+    run_loss(kernel, z, mask, superpixels, weighting, mu, **arrays)
+    return (*outputs[:-1], grad_z, grad_weight, grad_bias)
+
+
+@_batch_norm_dynamic_loss_and_grad.register_fake
+def _(
+    z: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    mask: Tensor | None,
+    superpixels: Tensor | None,
+    weighting: str,
+    mu: float,
+    eps: float,
+) -> _OutputsAndGrads:
+    grads = (empty_result(z), weight.new_empty(weight.shape), bias.new_empty(bias.shape))
+    return (*empty_outputs(z)[:-1], *grads)
