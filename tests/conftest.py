@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +23,13 @@ from dynamicseg import _native
 from dynamicseg.ops import _runtime
 
 DATA_VARIABLE = "DYNAMICSEG_DATA"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _interrupts() -> None:
+    # A shell has what it starts in the background ignore Ctrl-C, and the commands that are tested would inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
