@@ -111,9 +111,23 @@ def segment_command(
     ] = None,
     mu: Annotated[float | None, typer.Option(help=f"Constant of the weighting. (default: {_MU_HELP})")] = None,
     max_steps: Annotated[
-        int | None, typer.Option(help="Training steps at the most. (default: 6 for fast, 1000 for paper)")
+        int | None, typer.Option(help="Training steps at the most. (default: 12 for fast, 1000 for paper)")
     ] = None,
-    min_labels: Annotated[int | None, typer.Option(help="Stop when this few labels are left. (default: 3)")] = None,
+    n_labels: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K",
+            help="Give just so many labels: the closest are merged, or the most varied split. (default: as many as "
+            "there are)",
+        ),
+    ] = None,
+    min_labels: Annotated[
+        int | None,
+        typer.Option(metavar="K", help="Give so many labels or more. (default: no limit; paper stops training at 3)"),
+    ] = None,
+    max_labels: Annotated[
+        int | None, typer.Option(metavar="K", help="Give so many labels or fewer. (default: no limit)")
+    ] = None,
     time_budget: Annotated[
         float | None,
         typer.Option(
@@ -185,7 +199,9 @@ def segment_command(
             weighting=weighting,  # type: ignore[arg-type]
             mu=mu,
             max_steps=max_steps,
+            n_labels=n_labels,
             min_labels=min_labels,
+            max_labels=max_labels,
             time_budget=time_budget,
             max_side=max_side,
             seed=seed,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,21 +12,16 @@ import torch
 from torch import Tensor
 
 from dynamicseg.config import Precision, Preset, SegmenterConfig, configure
+from dynamicseg.grouping import Grouping
 from dynamicseg.io import as_image
 from dynamicseg.resizing import enlarged_labels, reduced, size_within
 from dynamicseg.segmentation import Segmentation, describe_input, relabel_by_area
-from dynamicseg.superpixels import felzenszwalb_superpixels
 from dynamicseg.trainer import OnStep, train_on_image
+from dynamicseg.training_memory import check_memory, too_large
 from dynamicseg.weighting import Weighting
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-# Arrays of the size of a response map that are alive at once in a training step, measured: those kept for the backward
-# pass, gradients, what the convolution libraries reorder; and the differences and copies of the published loss.
-_MAPS_PER_LAYER = 6
-_MAPS_BESIDES = 4
-_MAPS_OF_PUBLISHED_LOSS = 8
 
 
 class Segmenter:
@@ -42,7 +36,11 @@ class Segmenter:
         weighting: ``"fsf"`` (K / mu), ``"scf"`` (mu / K) or ``"fixed"`` (mu), with K the number of labels still alive.
         mu: constant of the weighting, > 0; by default the published one: 15, 50, 1.
         max_steps: training ends after this many steps at the latest.
-        min_labels: training ends after the first step with this many labels or fewer.
+        n_labels: the result has just so many labels, >= 1.
+        min_labels: the result has so many labels or more; where it consists of the network's own labels, training ends
+            after the first step with so few.
+        max_labels: the result has so many labels or fewer. Where there are too many, the closest are merged, wherever
+            they lie; where there are too few, the most varied are split.
         time_budget: seconds for one image, reading it included, > 0: training ends before a further step would pass
             it, judged by the steps before, but has at least one step. By default there is none.
         max_side: an image whose longer side has more pixels, >= 2, is segmented at reduced size, and its labels are
@@ -66,19 +64,28 @@ class Segmenter:
         weighting: Weighting | None = None,
         mu: float | None = None,
         max_steps: int | None = None,
+        n_labels: int | None = None,
         min_labels: int | None = None,
+        max_labels: int | None = None,
         seed: int = 0,
         device: str = "auto",
         precision: Precision | None = None,
         time_budget: float | None = None,
         max_side: int | None = None,
     ) -> None:
+        if n_labels is not None:
+            if min_labels is not None or max_labels is not None:
+                raise ValueError("n_labels is exact: leave min_labels and max_labels out")
+            if not isinstance(n_labels, int) or n_labels < 1:
+                raise ValueError(f"n_labels wants a whole number, at least 1, not {n_labels!r}")
+            min_labels = max_labels = n_labels
         config = configure(
             preset,
             weighting=weighting,
             mu=mu if mu is None else float(mu),
             max_steps=max_steps,
             min_labels=min_labels,
+            max_labels=max_labels,
             time_budget=time_budget,
             max_side=max_side,
             seed=seed,
@@ -111,25 +118,28 @@ class Segmenter:
             raise ValueError("an image of 1x1 pixel cannot be segmented: training compares at least 2 pixels")
         device = torch.device(self.config.device)
         size = size_within(pixels.shape[0], pixels.shape[1], self.config.max_side)
+        if self.config.min_labels is not None and self.config.min_labels > math.prod(size):
+            raise ValueError(f"{self.config.min_labels} labels are more than the {math.prod(size)} pixels of the image")
         trained_shape = (*size, pixels.shape[2])
-        _check_memory(trained_shape, self.config, device)
+        check_memory(trained_shape, self.config, device)
         values = reduced(_values(pixels), size)
         read = time.perf_counter()
         try:
-            superpixels = self._superpixels(values)
+            grouping = Grouping(values, self.config)
             grouped = time.perf_counter()
             trained = train_on_image(
                 torch.from_numpy(values).permute(2, 0, 1)[None].to(device),
                 self.config,
                 on_step,
-                superpixels=None if superpixels is None else superpixels[None].to(device),
+                superpixels=_on_device(grouping.superpixels, device),
                 deadline=None if self.config.time_budget is None else started + self.config.time_budget,
             )
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
-                raise MemoryError(_too_large(trained_shape, self.config, device, None)) from None
+                raise MemoryError(too_large(trained_shape, self.config, device, None)) from None
             raise
-        labels = relabel_by_area(enlarged_labels(trained.labels.cpu().numpy(), pixels.shape[:2]))
+        learned = time.perf_counter()
+        labels = relabel_by_area(enlarged_labels(grouping.labels(trained.labels.cpu().numpy()), pixels.shape[:2]))
         ended = time.perf_counter()
         return Segmentation(
             labels=labels,
@@ -141,22 +151,15 @@ class Segmenter:
             config=self.config,
             timings={
                 "read": read - started,
-                "superpixels": grouped - read,
-                "train": ended - grouped,
+                "group": grouped - read,
+                "train": learned - grouped,
+                "regions": ended - learned,
                 "total": ended - started,
             },
             image=pixels,
             source=os.fspath(image) if isinstance(image, (str, os.PathLike)) else None,
             input=input_file,
         )
-
-    def _superpixels(self, values: NDArray[np.float32]) -> Tensor | None:
-        """``[H, W]`` int64, or None where the configuration has none."""
-        scale = self.config.superpixel_scale
-        if scale is None:
-            return None
-        sigma, min_size = self.config.superpixel_sigma, self.config.superpixel_min_size
-        return torch.from_numpy(felzenszwalb_superpixels(values, scale=scale, sigma=sigma, min_size=min_size))
 
 
 def segment(
@@ -168,6 +171,11 @@ def segment(
     >>> segmentation.save("out", "photo")
     """
     return Segmenter(**options).segment(image, channel_axis=channel_axis, on_step=on_step)
+
+
+def _on_device(superpixels: NDArray[np.int64] | None, device: torch.device) -> Tensor | None:
+    """``[1, H, W]``, as the loss takes them."""
+    return None if superpixels is None else torch.from_numpy(superpixels)[None].to(device)
 
 
 def _present_device(name: str) -> torch.device:
@@ -200,47 +208,3 @@ def _present_precision(precision: Precision, device: torch.device) -> Precision:
         return "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
     except (AttributeError, RuntimeError):  # a PyTorch that was built without oneDNN
         return "float32"
-
-
-def _training_bytes(shape: tuple[int, ...], config: SegmenterConfig) -> int:
-    """About how much memory training on an image ``[H, W, C]`` takes."""
-    maps = _MAPS_PER_LAYER * (config.depth + 1) + _MAPS_BESIDES
-    maps += _MAPS_OF_PUBLISHED_LOSS if config.loss == "published" else 0
-    element = 2 if config.precision == "bfloat16" else 4
-    return shape[0] * shape[1] * config.channels * element * maps
-
-
-def _too_large(shape: tuple[int, ...], config: SegmenterConfig, device: torch.device, available: int | None) -> str:
-    """``available``: how many bytes are free; None where nobody knows."""
-    needed = _training_bytes(shape, config)
-    # A little less than what fits: how much is free changes from moment to moment.
-    scale = 0.5 if available is None else 0.95 * math.sqrt(available / needed)
-    max_side = max(2, int(max(shape[:2]) * scale))
-    free = "is" if available is None else f"the {available / 1e9:.1f} GB that are"
-    return (
-        f"training on {shape[1]}x{shape[0]} pixels takes about {needed / 1e9:.1f} GB, more than {free} free on "
-        f"{device}: segment at reduced size with --max-side {max_side} (in Python max_side={max_side}), or cut it into "
-        "parts"
-    )
-
-
-def _check_memory(shape: tuple[int, ...], config: SegmenterConfig, device: torch.device) -> None:
-    """Refuses what would not fit, before the system starts to swap or ends the process."""
-    available = _available_memory() if device.type == "cpu" else None
-    if available is not None and _training_bytes(shape, config) > available:
-        raise MemoryError(_too_large(shape, config, device, available))
-
-
-def _available_memory() -> int | None:
-    """Bytes that this process can still have, by the system and by its control group; None where Linux is not."""
-    try:
-        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text("ascii").splitlines())
-        available = int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return None
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = int((group / "memory.max").read_text("ascii"))
-        return min(available, limit - int((group / "memory.current").read_text("ascii")))
-    except (OSError, ValueError):  # no such group, or its limit is "max"
-        return available

@@ -33,7 +33,7 @@ class StepRecord(TypedDict):
 
 OnStep = Callable[[StepRecord], None]
 
-Stopped = Literal["min_labels", "max_steps", "time_budget"]
+Stopped = Literal["few_labels", "max_steps", "time_budget"]
 """Why training ended: labels were few, steps were done, or another step would not have ended in time."""
 
 
@@ -105,8 +105,8 @@ def _train(
 
 
 def _stopped(history: list[StepRecord], config: SegmenterConfig, clock: StepClock) -> Stopped | None:
-    if history[-1]["n_labels"] <= config.min_labels:
-        return "min_labels"
+    if history[-1]["n_labels"] <= config.stop_labels:
+        return "few_labels"
     if len(history) >= config.max_steps:
         return "max_steps"
     return None if clock.another_step_fits() else "time_budget"

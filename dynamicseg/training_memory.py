@@ -1,0 +1,60 @@
+"""How much memory training takes, and what to say where there is less."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+
+from dynamicseg.config import SegmenterConfig
+
+# Arrays of the size of a response map that are alive at once in a training step, measured: those kept for the backward
+# pass, gradients, what the convolution libraries reorder; and the differences and copies of the published loss.
+_MAPS_PER_LAYER = 6
+_MAPS_BESIDES = 4
+_MAPS_OF_PUBLISHED_LOSS = 8
+
+
+def training_bytes(shape: tuple[int, ...], config: SegmenterConfig) -> int:
+    """About how much memory training on an image ``[H, W, C]`` takes."""
+    maps = _MAPS_PER_LAYER * (config.depth + 1) + _MAPS_BESIDES
+    maps += _MAPS_OF_PUBLISHED_LOSS if config.loss == "published" else 0
+    element = 2 if config.precision == "bfloat16" else 4
+    return shape[0] * shape[1] * config.channels * element * maps
+
+
+def too_large(shape: tuple[int, ...], config: SegmenterConfig, device: torch.device, available: int | None) -> str:
+    """``available``: how many bytes are free; None where nobody knows."""
+    needed = training_bytes(shape, config)
+    # A little less than what fits: how much is free changes from moment to moment.
+    scale = 0.5 if available is None else 0.95 * math.sqrt(available / needed)
+    max_side = max(2, int(max(shape[:2]) * scale))
+    free = "is" if available is None else f"the {available / 1e9:.1f} GB that are"
+    return (
+        f"training on {shape[1]}x{shape[0]} pixels takes about {needed / 1e9:.1f} GB, more than {free} free on "
+        f"{device}: segment at reduced size with --max-side {max_side} (in Python max_side={max_side}), or cut it into "
+        "parts"
+    )
+
+
+def check_memory(shape: tuple[int, ...], config: SegmenterConfig, device: torch.device) -> None:
+    """Refuses what would not fit, before the system starts to swap or ends the process."""
+    available = _available_memory() if device.type == "cpu" else None
+    if available is not None and training_bytes(shape, config) > available:
+        raise MemoryError(too_large(shape, config, device, available))
+
+
+def _available_memory() -> int | None:
+    """Bytes that this process can still have, by the system and by its control group; None where Linux is not."""
+    try:
+        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text("ascii").splitlines())
+        available = int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = int((group / "memory.max").read_text("ascii"))
+        return min(available, limit - int((group / "memory.current").read_text("ascii")))
+    except (OSError, ValueError):  # no such group, or its limit is "max"
+        return available
