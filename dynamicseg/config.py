@@ -76,7 +76,7 @@ _PAPER: dict[str, Any] = {
     "precision": "float32",
     "superpixel_scale": None,
     "superpixel_sigma": 0.8,
-    "superpixel_min_size": 40,
+    "superpixel_min_size": 20,
     "regions": "labels",
     "area_exponent": 0.8,
     "loss": "published",
@@ -88,7 +88,7 @@ _FAST: dict[str, Any] = {
     "weighting": "scf",
     "max_steps": 12,
     "precision": "auto",
-    "superpixel_scale": 40.0,
+    "superpixel_scale": 20.0,
     "regions": "consensus",
     "loss": "fused",
 }
