@@ -128,6 +128,13 @@ def segment_command(
     max_labels: Annotated[
         int | None, typer.Option(metavar="K", help="Give so many labels or fewer. (default: no limit)")
     ] = None,
+    area_exponent: Annotated[
+        float | None,
+        typer.Option(
+            metavar="0.6..1.1",
+            help="Lower keeps more small regions, higher gives fewer and larger. (default: 0.8)",
+        ),
+    ] = None,
     time_budget: Annotated[
         float | None,
         typer.Option(
@@ -202,6 +209,7 @@ def segment_command(
             n_labels=n_labels,
             min_labels=min_labels,
             max_labels=max_labels,
+            area_exponent=area_exponent,
             time_budget=time_budget,
             max_side=max_side,
             seed=seed,

@@ -129,6 +129,8 @@ def configure(preset: str = "fast", **options: Any) -> SegmenterConfig:
         raise ValueError("; ".join(_in_words(problem) for problem in error.errors())) from None
     if config.min_labels is not None and config.max_labels is not None and config.min_labels > config.max_labels:
         raise ValueError(f"min_labels wants at most max_labels, {config.max_labels}, not {config.min_labels}")
+    if config.regions == "labels" and "area_exponent" in chosen:
+        raise ValueError(f"area_exponent is for regions by consensus, which the preset {preset} does not have")
     if config.regions == "consensus" and config.superpixel_scale is None:
         raise ValueError("regions 'consensus' are put together from superpixels: choose a superpixel_scale")
     if config.loss == "published" and config.superpixel_scale is not None:

@@ -41,6 +41,8 @@ class Segmenter:
             after the first step with so few.
         max_labels: the result has so many labels or fewer. Where there are too many, the closest are merged, wherever
             they lie; where there are too few, the most varied are split.
+        area_exponent: 0 to 2, how much large regions count where the result consists of regions, as with ``fast``: 0.7
+            leaves many small ones, 1 few.
         time_budget: seconds for one image, reading it included, > 0: training ends before a further step would pass
             it, judged by the steps before, but has at least one step. By default there is none.
         max_side: an image whose longer side has more pixels, >= 2, is segmented at reduced size, and its labels are
@@ -67,6 +69,7 @@ class Segmenter:
         n_labels: int | None = None,
         min_labels: int | None = None,
         max_labels: int | None = None,
+        area_exponent: float | None = None,
         seed: int = 0,
         device: str = "auto",
         precision: Precision | None = None,
@@ -86,6 +89,7 @@ class Segmenter:
             max_steps=max_steps,
             min_labels=min_labels,
             max_labels=max_labels,
+            area_exponent=area_exponent if area_exponent is None else float(area_exponent),
             time_budget=time_budget,
             max_side=max_side,
             seed=seed,
