@@ -99,19 +99,24 @@ def segment_command(
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Image files, folders or glob patterns.")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="Folder for the results.")],
     preset: Annotated[
-        str, typer.Option(metavar="fast|paper", help="fast: a few steps; paper: the published network and schedule.")
+        str,
+        typer.Option(
+            metavar="fast|quality|paper",
+            help="fast: regions, after a few steps; quality: from finer superpixels; paper: the published network and "
+            "schedule.",
+        ),
     ] = "fast",
     weighting: Annotated[
         str | None,
         typer.Option(
             metavar="fsf|scf|fixed",
             help="How the number of labels K weights continuity: fsf K/mu, scf mu/K, fixed mu. "
-            "(default: scf for fast, fsf for paper)",
+            "(default: fsf for paper, else scf)",
         ),
     ] = None,
     mu: Annotated[float | None, typer.Option(help=f"Constant of the weighting. (default: {_MU_HELP})")] = None,
     max_steps: Annotated[
-        int | None, typer.Option(help="Training steps at the most. (default: 12 for fast, 1000 for paper)")
+        int | None, typer.Option(help="Training steps at the most. (default: 1000 for paper, else 12)")
     ] = None,
     n_labels: Annotated[
         int | None,

@@ -31,8 +31,9 @@ class Segmenter:
     >>> segmentation.labels  # int32 [H, W]
 
     Args:
-        preset: ``"fast"``: a few steps, labels kept consistent within superpixels; ``"paper"``: the published network
-            and schedule.
+        preset: ``"fast"``: a few steps, and regions on which the network and classical segmentations agree;
+            ``"quality"``: the same from finer superpixels, which takes longer; ``"paper"``: the published network and
+            schedule.
         weighting: ``"fsf"`` (K / mu), ``"scf"`` (mu / K) or ``"fixed"`` (mu), with K the number of labels still alive.
         mu: constant of the weighting, > 0; by default the published one: 15, 50, 1.
         max_steps: training ends after this many steps at the latest.
