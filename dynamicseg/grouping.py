@@ -8,7 +8,7 @@ import numpy as np
 
 from dynamicseg.colours import colours, within_0_and_1
 from dynamicseg.consensus import consensus_regions
-from dynamicseg.label_count import label_features, with_label_count
+from dynamicseg.label_count import PixelFeatures, with_label_count
 from dynamicseg.region_tree import merge_neighbours
 from dynamicseg.superpixels import coarser_segmentations, felzenszwalb_superpixels
 
@@ -56,7 +56,7 @@ class Grouping:
         if least is None and most is None:
             return labels
         numbers = np.unique(labels, return_inverse=True)[1].reshape(labels.shape)
-        return with_label_count(numbers, label_features(self._colours, network_labels), least, most)
+        return with_label_count(numbers, PixelFeatures(self._colours, network_labels), least, most)
 
 
 def _connected_components(labels: NDArray[np.int64]) -> NDArray[np.int64]:
