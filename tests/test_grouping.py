@@ -20,7 +20,7 @@ from dynamicseg.superpixels import coarser_segmentations
 PHOTO = np.ascontiguousarray(skimage.data.chelsea()[::6, ::6])
 VALUES = (PHOTO / np.float32(255)).astype(np.float32)
 # Few and coarse enough for a small photo, and independent of the presets' numbers.
-FAST: dict[str, Any] = {"superpixel_scale": 20.0, "superpixel_min_size": 5}
+FAST: dict[str, Any] = {"superpixel_scale": 20.0, "superpixel_min_size": 5, "area_exponent": 0.8}
 
 
 def one_network_label_each(grouping: Grouping) -> NDArray[np.int64]:
