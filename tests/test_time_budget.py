@@ -88,7 +88,7 @@ def test_the_budget_counts_from_the_start_of_segment(clock: Clock, monkeypatch: 
 
 
 def test_a_budget_that_is_not_reached_changes_no_bit() -> None:
-    free, timed = (ds.segment(PHOTO, time_budget=budget, max_steps=3) for budget in (None, 1e6))
+    free, timed = (ds.segment(PHOTO, preset="paper", time_budget=budget, max_steps=3) for budget in (None, 1e6))
     assert np.array_equal(free.labels, timed.labels)
     assert free.history == timed.history
     assert free.stopped == timed.stopped == "max_steps"
