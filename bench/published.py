@@ -1,7 +1,7 @@
 """The loss in the form of the published scripts: the competitor of every loss benchmark, eager and compiled.
 
-A test compares it with the formulas of ``dynamicseg.reference``. ``dynamicseg.published`` has the same numbers, and does
-not leave its gradient to autograd.
+A test compares it with the formulas of ``dynamicseg.reference``. ``dynamicseg.published`` has the same numbers, and
+does not leave its gradient to autograd.
 
 Where the scripts do work for nothing, this is kinder to the competitor, eager and compiled:
 

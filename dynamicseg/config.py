@@ -123,8 +123,9 @@ def configure(preset: str = "fast", **options: Any) -> SegmenterConfig:
         fields["mu"] = DEFAULT_MU[fields["weighting"]]
     elif "mu" not in fields:
         fields["mu"] = 1.0  # the weighting is refused below, and it alone should be named
-    if "stop_labels" not in chosen and fields["regions"] == "labels" and isinstance(fields["min_labels"], int):
-        fields["stop_labels"] = max(1, min(fields["min_labels"], fields["channels"] - 1))
+    counts = fields["min_labels"], fields["channels"]
+    if "stop_labels" not in chosen and fields["regions"] == "labels" and all(isinstance(n, int) for n in counts):
+        fields["stop_labels"] = max(1, min(counts[0], counts[1] - 1))  # an untrained network may have all channels
     try:
         config = SegmenterConfig(**fields)
     except ValidationError as error:

@@ -85,9 +85,12 @@ def _overlaps(tree: RegionTree, segmentation: NDArray[np.int64]) -> csr_array:
 def _united(
     first: tuple[NDArray[np.int64], NDArray[np.int64]], second: tuple[NDArray[np.int64], NDArray[np.int64]]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    regions, place = np.unique(np.concatenate([first[0], second[0]]), return_inverse=True)
-    pixels = np.bincount(place, np.concatenate([first[1], second[1]]), len(regions))
-    return regions, pixels.astype(np.int64)
+    """The regions that two nodes meet, ascending, and the pixels of both in each."""
+    regions, pixels = np.concatenate([first[0], second[0]]), np.concatenate([first[1], second[1]])
+    order = np.argsort(regions, kind="stable")  # which takes two sorted runs as such
+    regions, pixels = regions[order], pixels[order]
+    start = np.flatnonzero(np.diff(regions, prepend=-1))
+    return regions[start], np.add.reduceat(pixels, start)
 
 
 def _best_cut(tree: RegionTree, worth: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -98,7 +101,7 @@ def _best_cut(tree: RegionTree, worth: NDArray[np.float64]) -> NDArray[np.int64]
         parts = best[first] + best[second]
         if parts > worth[node]:
             best[node], whole[node] = parts, False
-    chosen, open_nodes = [], tree.roots().tolist()
+    chosen, open_nodes = [], [len(worth) - 1]
     while open_nodes:
         node = open_nodes.pop()
         if whole[node]:

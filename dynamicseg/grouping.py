@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dynamicseg.colours import colours
+from dynamicseg.colours import colours, within_0_and_1
 from dynamicseg.consensus import consensus_regions
-from dynamicseg.label_count import label_features, with_label_count
+from dynamicseg.label_count import PixelFeatures, with_label_count
 from dynamicseg.region_tree import merge_neighbours
 from dynamicseg.superpixels import coarser_segmentations, felzenszwalb_superpixels
 
@@ -22,7 +22,7 @@ class Grouping:
     """Of one image; all that takes long is done before training, so that a time budget knows of it.
 
     Args:
-        values: ``[H, W, C]``, about 0..1, any C.
+        values: ``[H, W, C]``, any C; where they go beyond 0..1, scaled to it.
         config: says what is wanted of it.
 
     Attributes:
@@ -31,6 +31,7 @@ class Grouping:
 
     def __init__(self, values: NDArray[np.float32], config: SegmenterConfig) -> None:
         self._config = config
+        values = within_0_and_1(values)
         self._colours = colours(values)
         self.superpixels: NDArray[np.int64] | None = None
         if config.superpixel_scale is not None:
@@ -55,7 +56,7 @@ class Grouping:
         if least is None and most is None:
             return labels
         numbers = np.unique(labels, return_inverse=True)[1].reshape(labels.shape)
-        return with_label_count(numbers, label_features(self._colours, network_labels), least, most)
+        return with_label_count(numbers, PixelFeatures(self._colours, network_labels), least, most)
 
 
 def _connected_components(labels: NDArray[np.int64]) -> NDArray[np.int64]:

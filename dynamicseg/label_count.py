@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,30 +14,55 @@ if TYPE_CHECKING:
 _COLOUR_UNIT = 20.0
 
 
-def label_features(colours: NDArray[np.float32], network_labels: NDArray[Any]) -> NDArray[np.float32]:
-    """``[H, W, D]``: what tells pixels apart where labels are merged or split.
+class PixelFeatures:
+    """What tells pixels apart where labels are merged or split: their colours, and what the network calls them.
+
+    Features are the colours in units of ``_COLOUR_UNIT``, then for each label of the network 1 / sqrt 2 or 0, so that
+    two pixels with different labels are 1 apart. They are made of a few pixels at a time: those of a large image would
+    take more memory than all else after its training.
 
     Args:
-        colours: ``[H, W, D']``, see ``colours.colours``.
+        colours: ``[H, W, D]``, see ``colours.colours``.
         network_labels: integers ``[H, W]``, what the trained network calls each pixel.
     """
-    numbers, place = np.unique(network_labels, return_inverse=True)
-    one_hot = np.eye(len(numbers), dtype=np.float32)[place.reshape(network_labels.shape)]
-    return np.concatenate([colours / np.float32(_COLOUR_UNIT), one_hot / np.float32(np.sqrt(2))], axis=2)
+
+    def __init__(self, colours: NDArray[np.float32], network_labels: NDArray[Any]) -> None:
+        self._colours = colours.reshape(-1, colours.shape[2])
+        numbers, place = np.unique(network_labels, return_inverse=True)
+        self._network_labels = place.ravel()
+        self._count = len(numbers)
+
+    def of(self, pixels: NDArray[np.int64]) -> NDArray[np.float64]:
+        """``[n, D + K]``, with K the network's labels among ``pixels``, if there are two or more of them."""
+        colours = self._colours[pixels] / _COLOUR_UNIT
+        network_labels = self._network_labels[pixels]
+        present = np.flatnonzero(np.bincount(network_labels, minlength=self._count))
+        if len(present) < 2:
+            return colours.astype(np.float64)
+        return np.concatenate([colours, (network_labels[:, None] == present) / np.sqrt(2)], axis=1)
+
+    def means(self, labels: NDArray[np.int64]) -> NDArray[np.float64]:
+        """``[n, D + K]``: of each of n labels, ``[H, W]`` from 0 without gaps; K as many as the network has."""
+        numbers, areas = labels.ravel(), np.bincount(labels.ravel())[:, None]
+        sums = [np.bincount(numbers, self._colours[:, d]) for d in range(self._colours.shape[1])]
+        both = np.bincount(numbers * self._count + self._network_labels, minlength=len(areas) * self._count)
+        shares = both.reshape(len(areas), self._count) / areas
+        return np.concatenate([np.stack(sums, axis=1) / areas / _COLOUR_UNIT, shares / np.sqrt(2)], axis=1)
 
 
 def with_label_count(
-    labels: NDArray[np.int64], features: NDArray[np.float32], least: int | None, most: int | None
+    labels: NDArray[np.int64], features: PixelFeatures, least: int | None, most: int | None
 ) -> NDArray[np.int64]:
     """``labels`` with at least ``least`` and at most ``most`` of them, unchanged where that is so already.
 
     Too many: the two closest are merged again and again, by Ward's criterion (the merge that adds least to the sum of
     squared distances from the mean feature of each label), wherever they lie. Too few: the label with the largest such
-    sum is split again and again, across the direction in which its features vary most.
+    sum is split again and again, half-way across the direction in which its features vary most; where no features
+    differ, the largest label, between its first and its second half in the order of rows.
 
     Args:
         labels: ``[H, W]`` numbers from 0 without gaps.
-        features: ``[H, W, D]``.
+        features: of the same pixels.
         least: at most the number of pixels; None: no bound.
         most: at least 1 and ``least``; None: no bound.
 
@@ -51,11 +77,9 @@ def with_label_count(
     return labels
 
 
-def _merged(labels: NDArray[np.int64], features: NDArray[np.float32], most: int) -> NDArray[np.int64]:
-    numbers = labels.ravel()
-    areas = np.bincount(numbers).astype(np.float64)
-    sums = [np.bincount(numbers, features[..., d].ravel()) for d in range(features.shape[2])]
-    merges = _ward_merges(np.stack(sums, axis=1) / areas[:, None], areas)
+def _merged(labels: NDArray[np.int64], features: PixelFeatures, most: int) -> NDArray[np.int64]:
+    areas = np.bincount(labels.ravel()).astype(np.float64)
+    merges = _ward_merges(features.means(labels), areas)
     merges.sort(key=lambda merge: merge[0])  # stable: of equal ones the first found comes first
     group = np.arange(len(areas))
     for _, first, second in merges[: len(areas) - most]:
@@ -71,49 +95,53 @@ def _ward_merges(means: NDArray[np.float64], areas: NDArray[np.float64]) -> list
     By nearest-neighbour chains (Murtagh, "A Survey of Recent Advances in Hierarchical Clustering Algorithms", The
     Computer Journal 1983): every merge of mutual nearest neighbours is one that the greedy order makes, too.
     """
-    means, areas = means.copy(), areas.copy()
-    alive = np.ones(len(areas), np.bool_)
+    names = np.arange(len(areas))
+    means, areas = means.T.copy(), areas.copy()  # a row for each feature: sums over features then run along labels
     merges: list[tuple[float, int, int]] = []
     chain: list[int] = []
-    while len(merges) < len(areas) - 1:
+    left = len(areas)
+    while left > 1:
         if not chain:
-            chain.append(int(np.argmax(alive)))
+            alive = np.flatnonzero(areas)
+            names, means, areas = names[alive], means[:, alive], areas[alive]
+            chain.append(0)
         here = chain[-1]
-        weights = areas * areas[here] / (areas + areas[here])
-        costs = np.where(alive, weights * np.square(means - means[here]).sum(axis=1), np.inf)
+        costs = np.square(means - means[:, here, None]).sum(axis=0) * (areas * areas[here] / (areas + areas[here]))
+        costs[areas == 0] = np.inf  # part of another
         costs[here] = np.inf
         nearest = int(np.argmin(costs))
         if len(chain) > 1 and costs[chain[-2]] <= costs[nearest]:
             nearest = chain[-2]
-            merges.append((float(costs[nearest]), nearest, here))
+            merges.append((float(costs[nearest]), int(names[nearest]), int(names[here])))
             total = areas[nearest] + areas[here]
-            means[nearest] = (areas[nearest] * means[nearest] + areas[here] * means[here]) / total
-            areas[nearest] = total
-            alive[here] = False
+            means[:, nearest] = (areas[nearest] * means[:, nearest] + areas[here] * means[:, here]) / total
+            areas[nearest], areas[here] = total, 0.0
+            left -= 1
             del chain[-2:]
         else:
             chain.append(nearest)
     return merges
 
 
-def _split(labels: NDArray[np.int64], features: NDArray[np.float32], least: int) -> NDArray[np.int64]:
+def _split(labels: NDArray[np.int64], features: PixelFeatures, least: int) -> NDArray[np.int64]:
     labels = labels.copy()
     flat = labels.ravel()
-    pixel_features = features.reshape(len(flat), -1).astype(np.float64)
-    members = [np.flatnonzero(flat == label) for label in range(int(flat.max()) + 1)]
-    spread = [_spread(pixel_features[pixels]) for pixels in members]
+    members = np.split(np.argsort(flat, kind="stable"), np.cumsum(np.bincount(flat))[:-1])
+
+    def place_in_queue(label: int) -> tuple[float, int, int]:
+        return -_spread(features.of(members[label])), -len(members[label]), label
+
+    queue = [place_in_queue(label) for label in range(len(members))]
+    heapq.heapify(queue)
     while len(members) < least:
-        # Where no features differ, the largest label is cut in two halves.
-        widest = max(range(len(members)), key=lambda label: (spread[label], len(members[label])))
-        pixels = members[widest]
-        apart = (
-            _second_half(pixel_features[pixels]) if spread[widest] > 0 else np.arange(len(pixels)) >= len(pixels) // 2
-        )
+        spread, _, label = heapq.heappop(queue)
+        pixels = members[label]
+        apart = _second_half(features.of(pixels)) if spread < 0 else np.arange(len(pixels)) >= len(pixels) // 2
         flat[pixels[apart]] = len(members)
-        members[widest] = pixels[~apart]
+        members[label] = pixels[~apart]
         members.append(pixels[apart])
-        spread[widest] = _spread(pixel_features[members[widest]])
-        spread.append(_spread(pixel_features[members[-1]]))
+        for part in (label, len(members) - 1):
+            heapq.heappush(queue, place_in_queue(part))
     return labels
 
 
@@ -125,9 +153,9 @@ def _spread(features: NDArray[np.float64]) -> float:
 
 
 def _second_half(features: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which of them lie beyond the mean along the first principal component; never all of them, never none."""
+    """Which of them lie in the upper half of the range along the first principal component; neither all nor none."""
     centred = features - features.mean(axis=0)
     _, directions = np.linalg.eigh(centred.T @ centred)
     along = centred @ directions[:, -1]
-    beyond: NDArray[np.bool_] = along > (along.min() + along.max()) / 2
-    return beyond
+    upper: NDArray[np.bool_] = along > (along.min() + along.max()) / 2
+    return upper

@@ -32,7 +32,8 @@ class RegionTree:
     Attributes:
         superpixels: ``[H, W]`` int64, the leaf of each pixel.
         leaves: how many there are.
-        children: ``[nodes - leaves, 2]`` int64, in the order of merging, the most similar first.
+        children: ``[leaves - 1, 2]`` int64, in the order of merging, the most similar first. The last node is the whole
+            image: on a grid no superpixel is without neighbours.
     """
 
     superpixels: NDArray[np.int64]
@@ -47,10 +48,6 @@ class RegionTree:
             areas[node] = areas[first] + areas[second]
         return areas
 
-    def roots(self) -> NDArray[np.int64]:
-        """Nodes that are part of no other: one, unless the superpixels do not all touch."""
-        return np.setdiff1d(np.arange(self.leaves + len(self.children)), self.children)
-
     def region_map(self, nodes: NDArray[np.int64]) -> NDArray[np.int64]:
         """``[H, W]``: for each pixel, which of ``nodes`` it lies in, as a position; they must cover every leaf once."""
         position = np.full(self.leaves + len(self.children), -1, np.int64)
@@ -62,61 +59,105 @@ class RegionTree:
 
 
 def merge_neighbours(superpixels: NDArray[np.int64], colours: NDArray[np.float32]) -> RegionTree:
-    """Merges the two most similar neighbours again and again, until there are no neighbours.
+    """Merges the two most similar neighbours again and again, until one region is left.
 
     The dissimilarity of two regions is the squared distance of their mean colours, plus a constant times the square of
     the mean colour gradient along their common border. So a smooth slope is no border, and two sides of an edge stay
-    apart even where their means are alike.
+    apart even where their means are alike. Of equally similar pairs the one with the lowest node goes first.
 
     Args:
         superpixels: ``[H, W]``, numbers from 0 without gaps.
         colours: ``[H, W, D]``, see ``colours.colours``.
     """
-    leaves = int(superpixels.max()) + 1
-    areas = [float(area) for area in np.bincount(superpixels.ravel(), minlength=leaves)]
-    means = list(_mean_colours(superpixels, colours, leaves))
-    neighbours = _borders(superpixels, _gradient(colours), leaves)
-
-    def dissimilarity(first: int, second: int) -> float:
-        length, gradient = neighbours[first][second]
-        difference = means[first] - means[second]
-        return float(difference @ difference) + _GRADIENT_WEIGHT * (gradient / length) ** 2
-
-    queue = [
-        (dissimilarity(first, second), first, second)
-        for first in range(leaves)
-        for second in neighbours[first]
-        if first < second
-    ]
+    regions = _Regions(superpixels, colours)
+    # All pairs of superpixels; of a union only the nearest neighbour at a time, or a background that touches all else
+    # would fill the memory.
+    queue = []
+    for leaf in range(regions.leaves):
+        values, others = regions.dissimilarities(leaf)
+        pairs = zip(values.tolist(), others.tolist(), strict=True)
+        queue += [(value, other, leaf) for value, other in pairs if other < leaf]
     heapq.heapify(queue)
+    of_union: dict[int, tuple[NDArray[np.float64], NDArray[np.int64]]] = {}
+
+    def offer(union: int) -> None:
+        """Queues the nearest of the neighbours that it had from the beginning, of those that are left."""
+        values, others = of_union[union]
+        left = regions.alive[others]
+        of_union[union] = values, others = values[left], others[left]
+        if len(values):
+            smallest = values.min()
+            heapq.heappush(queue, (float(smallest), int(others[values == smallest].min()), union))
+
     children: list[tuple[int, int]] = []
     while queue:
         _, first, second = heapq.heappop(queue)
-        if not (neighbours[first] and neighbours[second]):  # one of them is part of another region by now
-            continue
-        merged = len(neighbours)
-        areas.append(areas[first] + areas[second])
-        means.append((areas[first] * means[first] + areas[second] * means[second]) / areas[merged])
-        _join(neighbours, first, second)
-        children.append((first, second))
-        for other in neighbours[merged]:
-            heapq.heappush(queue, (dissimilarity(merged, other), other, merged))
-    return RegionTree(superpixels, leaves, np.array(children, np.int64).reshape(-1, 2))
+        if regions.alive[first] and regions.alive[second]:
+            children.append((first, second))
+            union = regions.unite(first, second)
+            of_union.pop(first, None)
+            of_union.pop(second, None)
+            of_union[union] = regions.dissimilarities(union)
+            offer(union)
+        elif second in of_union:
+            offer(second)
+    return RegionTree(superpixels, regions.leaves, np.array(children, np.int64).reshape(-1, 2))
 
 
-def _join(neighbours: list[_Neighbours], first: int, second: int) -> None:
-    """Appends the neighbours of the union of two regions, and takes the two out."""
-    merged: _Neighbours = {}
-    for part in (first, second):
-        for other, (length, gradient) in neighbours[part].items():
-            if other not in (first, second):
-                so_far = merged.get(other, (0.0, 0.0))
-                merged[other] = (so_far[0] + length, so_far[1] + gradient)
-                del neighbours[other][part]
-    for other, border in merged.items():
-        neighbours[other][len(neighbours)] = border
-    neighbours[first], neighbours[second] = {}, {}
-    neighbours.append(merged)
+class _Regions:
+    """What is not yet merged, by node.
+
+    Each region has a place, at first the number of its superpixel. The union of two takes the place of the one with
+    more neighbours, for which less is to be changed: beside a background that touches all else, nearly nothing.
+    """
+
+    def __init__(self, superpixels: NDArray[np.int64], colours: NDArray[np.float32]) -> None:
+        self.leaves = int(superpixels.max()) + 1
+        self.alive = np.arange(2 * self.leaves - 1) < self.leaves
+        self._place_of = list(range(self.leaves))
+        # By place.
+        self._node_of = np.arange(self.leaves)
+        self._areas = np.bincount(superpixels.ravel(), minlength=self.leaves).astype(np.float64)
+        self._means = _mean_colours(superpixels, colours, self.leaves)
+        self._neighbours = _borders(superpixels, _gradient(colours), self.leaves)
+
+    def dissimilarities(self, node: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """To each of its neighbours, and their nodes."""
+        place = self._place_of[node]
+        neighbours = self._neighbours[place]
+        others = np.fromiter(neighbours, np.int64, len(neighbours))
+        borders = np.array(list(neighbours.values())).reshape(-1, 2)
+        differences = self._means[others] - self._means[place]
+        gradients = borders[:, 1] / borders[:, 0]
+        values = np.square(differences).sum(axis=1) + _GRADIENT_WEIGHT * np.square(gradients)
+        return values, self._node_of[others]
+
+    def unite(self, first: int, second: int) -> int:
+        """The node of their union."""
+        kept, gone = self._place_of[first], self._place_of[second]
+        if len(self._neighbours[kept]) < len(self._neighbours[gone]):
+            kept, gone = gone, kept
+        areas, means = self._areas, self._means
+        area = areas[kept] + areas[gone]
+        means[kept] = (areas[kept] * means[kept] + areas[gone] * means[gone]) / area
+        areas[kept] = area
+        self._hand_over(gone, kept)
+        union = len(self._place_of)
+        self._place_of.append(kept)
+        self._node_of[kept] = union
+        self.alive[[first, second]], self.alive[union] = False, True
+        return union
+
+    def _hand_over(self, gone: int, kept: int) -> None:
+        """Gives the neighbours of one place to another."""
+        neighbours = self._neighbours
+        del neighbours[kept][gone], neighbours[gone][kept]
+        for other, (length, gradient) in neighbours[gone].items():
+            so_far = neighbours[kept].get(other, (0.0, 0.0))
+            border = so_far[0] + length, so_far[1] + gradient
+            neighbours[kept][other] = neighbours[other][kept] = border
+            del neighbours[other][gone]
+        neighbours[gone] = {}
 
 
 def _mean_colours(superpixels: NDArray[np.int64], colours: NDArray[np.float32], leaves: int) -> NDArray[np.float64]:
@@ -128,12 +169,13 @@ def _mean_colours(superpixels: NDArray[np.int64], colours: NDArray[np.float32], 
 
 def _gradient(colours: NDArray[np.float32]) -> NDArray[np.float64]:
     """``[H, W]``: length of the colour gradient of the smoothed image, over all components, in units a pixel."""
-    smooth = gaussian_filter(colours.astype(np.float64), (_GRADIENT_SIGMA, _GRADIENT_SIGMA, 0))
-    squares = np.zeros(colours.shape[:2])
-    for axis in (0, 1):
-        if colours.shape[axis] > 1:
-            squares += np.square(np.gradient(smooth, axis=axis)).sum(axis=2)
-    lengths: NDArray[np.float64] = np.sqrt(squares)
+    along_axis = np.zeros((2, *colours.shape[:2]))
+    for d in range(colours.shape[2]):  # one by one: there may be hundreds, and all in float64 would not fit
+        smooth = gaussian_filter(colours[..., d].astype(np.float64), _GRADIENT_SIGMA)
+        for axis in (0, 1):
+            if smooth.shape[axis] > 1:
+                along_axis[axis] += np.square(np.gradient(smooth, axis=axis))
+    lengths: NDArray[np.float64] = np.sqrt(along_axis.sum(axis=0))
     return lengths
 
 

@@ -80,7 +80,7 @@ class Segmenter:
         if n_labels is not None:
             if min_labels is not None or max_labels is not None:
                 raise ValueError("n_labels is exact: leave min_labels and max_labels out")
-            if not isinstance(n_labels, int) or n_labels < 1:
+            if not isinstance(n_labels, int) or isinstance(n_labels, bool) or n_labels < 1:
                 raise ValueError(f"n_labels wants a whole number, at least 1, not {n_labels!r}")
             min_labels = max_labels = n_labels
         config = configure(
@@ -124,7 +124,10 @@ class Segmenter:
         device = torch.device(self.config.device)
         size = size_within(pixels.shape[0], pixels.shape[1], self.config.max_side)
         if self.config.min_labels is not None and self.config.min_labels > math.prod(size):
-            raise ValueError(f"{self.config.min_labels} labels are more than the {math.prod(size)} pixels of the image")
+            at_size = "" if size == pixels.shape[:2] else f" at max_side {self.config.max_side}"
+            raise ValueError(
+                f"{self.config.min_labels} labels are more than the {math.prod(size)} pixels of the image{at_size}"
+            )
         trained_shape = (*size, pixels.shape[2])
         check_memory(trained_shape, self.config, device)
         values = reduced(_values(pixels), size)

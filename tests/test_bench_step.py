@@ -14,10 +14,10 @@ from rich.console import Console
 from torch import Tensor
 
 from dynamicseg import reference
-from dynamicseg.bench import loss as bench_loss
 from dynamicseg.bench import step as bench_step
 from dynamicseg.bench import step_competitors
 from dynamicseg.config import configure
+from dynamicseg.io import write_json
 from dynamicseg.trainer import train_on_image
 
 PARTS = [
@@ -51,7 +51,7 @@ class TestCompetitors:
     def test_the_steps_are_those_of_the_training_loop(self) -> None:
         image = step_competitors.soft_image((16, 20))
         for loss in ("published", "fused"):
-            config = configure("paper", loss=loss, channels=8, max_steps=4, min_labels=1)
+            config = configure("paper", loss=loss, channels=8, max_steps=4, stop_labels=1)
             step = step_competitors.our_step(image, config)
             assert [step() for _ in range(4)] == [one["loss"] for one in train_on_image(image, config).history]
 
@@ -106,7 +106,7 @@ class TestReport:
         assert limit["ms"] == pytest.approx(convolutions + moved)
 
     def test_json_round_trip(self, report: dict[str, Any], tmp_path: Path) -> None:
-        bench_loss.write_json(report, tmp_path / "report.json")
+        write_json(tmp_path / "report.json", report)
         assert json.loads((tmp_path / "report.json").read_text()) == report
 
     def test_table_fits_100_columns(self, report: dict[str, Any]) -> None:

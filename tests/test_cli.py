@@ -19,6 +19,7 @@ from PIL import Image
 from dynamicseg.io import read_label_map
 
 PHOTO = np.ascontiguousarray(skimage.data.chelsea()[::8, ::8])
+LONG = ["--min-labels", "1", "--max-steps", "40"]
 COMMAND = [str(Path(sys.executable).with_name("dynamicseg"))]
 
 
@@ -132,6 +133,10 @@ def test_a_stack_of_bands_is_an_image_when_the_axis_is_named(tmp_path: Path) -> 
         (["segment", "x.png", "-o", "out", "--max-steps", "0"], "max_steps wants at least 1"),
         (["segment", "x.png", "-o", "out", "--time-budget", "0"], "time_budget wants greater than 0"),
         (["segment", "x.png", "-o", "out", "--max-side", "1"], "max_side wants at least 2"),
+        (["segment", "x.png", "-o", "out", "--n-labels", "0"], "n_labels wants a whole number, at least 1, not 0"),
+        (["segment", "x.png", "-o", "out", "--n-labels", "3", "--min-labels", "2"], "n_labels is exact"),
+        (["segment", "x.png", "-o", "out", "--min-labels", "3", "--max-labels", "2"], "min_labels wants at most"),
+        (["segment", "x.png", "-o", "out", "--max-labels", "some"], "--max-labels"),
         (["segment", "x.png", "-o", "out", "--jobs", "0"], "--jobs"),
         (["segment", "x.png", "-o", "out", "--preset", "papre"], "did you mean paper"),
         (["segment", "x.png", "-o", "out", "--format", "pgn"], "did you mean 'png'"),
@@ -171,7 +176,7 @@ def test_an_interrupted_run_leaves_no_half_written_file(tmp_path: Path, sent: si
     save(tmp_path / "first.png")
     save(tmp_path / "second.png", np.tile(PHOTO, (6, 6, 1)))
     process = subprocess.Popen(
-        [*COMMAND, "segment", "first.png", "second.png", "-o", "out", "--min-labels", "1", "-v", "--max-steps", "40"],
+        [*COMMAND, "segment", "first.png", "second.png", "-o", "out", "-v", "--preset", "paper", *LONG],
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
@@ -191,12 +196,21 @@ def test_an_interrupted_run_leaves_no_half_written_file(tmp_path: Path, sent: si
 
 
 def test_a_time_budget_ends_training_and_the_json_says_so(tmp_path: Path) -> None:
-    arguments = ["segment", save(tmp_path / "p.png"), "-o", tmp_path / "out", "--min-labels", 1, "-v", "--max-steps"]
+    arguments = ["segment", save(tmp_path / "p.png"), "-o", tmp_path / "out", "-v", "--max-steps"]
     hasty = run(*arguments, 1000, "--time-budget", 1e-6)
     assert (hasty.returncode, "1 steps (time is up)" in hasty.stderr) == (0, True)
     assert json.loads((tmp_path / "out" / "p.json").read_text())["stopped"] == "time_budget"
     assert "time is up" not in run(*arguments, 2, "--time-budget", 1e6).stderr
     assert json.loads((tmp_path / "out" / "p.json").read_text())["stopped"] == "max_steps"
+
+
+def test_the_number_of_labels_can_be_chosen(tmp_path: Path) -> None:
+    save(tmp_path / "large.png")
+    save(tmp_path / "small.png", PHOTO[:3, :4])
+    done = run("segment", "large.png", "small.png", "-o", "out", "--max-steps", 1, "--n-labels", 20, cwd=tmp_path)
+    assert len(np.unique(read_label_map(tmp_path / "out" / "large_labels.png"))) == 20
+    assert done.returncode == 1  # of the image that cannot have so many
+    assert done.stderr.splitlines()[-1] == "dynamicseg: small.png: 20 labels are more than the 12 pixels of the image"
 
 
 def test_formats_can_be_chosen(tmp_path: Path) -> None:

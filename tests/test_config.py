@@ -8,7 +8,7 @@ from dynamicseg.config import SegmenterConfig, configure
 
 def test_paper_is_the_published_network_and_schedule() -> None:
     config = configure("paper")
-    assert (config.channels, config.depth, config.max_steps, config.min_labels) == (100, 2, 1000, 3)
+    assert (config.channels, config.depth, config.max_steps, config.stop_labels) == (100, 2, 1000, 3)
     assert (config.learning_rate, config.momentum, config.precision) == (0.1, 0.9, "float32")
     assert (config.weighting, config.mu) == ("fsf", 15.0)
 
@@ -16,6 +16,14 @@ def test_paper_is_the_published_network_and_schedule() -> None:
 @pytest.mark.parametrize(("weighting", "mu"), [("fsf", 15.0), ("scf", 50.0), ("fixed", 1.0)])
 def test_each_weighting_has_its_published_constant(weighting: str, mu: float) -> None:
     assert configure("paper", weighting=weighting).mu == mu
+
+
+def test_training_goes_on_until_the_labels_asked_for_are_left() -> None:
+    assert configure("paper").stop_labels == configure("paper", max_labels=2).stop_labels == 3
+    assert configure("paper", min_labels=10).stop_labels == 10
+    assert configure("paper", min_labels=500).stop_labels == 99  # an untrained network may have all 100
+    assert configure("paper", min_labels=10, stop_labels=5).stop_labels == 5
+    assert configure("fast", min_labels=10).stop_labels == configure("fast").stop_labels  # they are not its labels
 
 
 def test_none_leaves_a_field_to_the_preset() -> None:
@@ -32,7 +40,11 @@ def test_none_leaves_a_field_to_the_preset() -> None:
         ({"max_steps": 2.5}, "max_steps wants a whole number, not 2.5"),
         ({"max_steps": True}, "max_steps wants a whole number, not True"),
         ({"min_labels": -1}, "min_labels wants at least 1, not -1"),
-        ({"min_labels": 100}, "min_labels wants less than the 100 candidate labels, not 100"),
+        ({"stop_labels": 0}, "stop_labels wants at least 1, not 0"),
+        ({"max_labels": 0}, "max_labels wants at least 1, not 0"),
+        ({"min_labels": 3, "max_labels": 2}, "min_labels wants at most max_labels, 2, not 3"),
+        ({"min_labels": 3, "channels": "8"}, "channels wants a whole number, not '8'"),
+        ({"regions": "consensus"}, "regions 'consensus' are put together from superpixels: choose a superpixel_scale"),
         ({"weighting": "fcs"}, "weighting wants 'fsf', 'scf' or 'fixed', not 'fcs'"),
         ({"device": "gpu"}, "device wants auto, cpu, cuda or cuda:N, not 'gpu'"),
         ({"precision": "float16"}, "precision wants 'auto', 'float32' or 'bfloat16', not 'float16'"),

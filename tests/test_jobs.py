@@ -148,7 +148,7 @@ def test_an_interrupted_run_leaves_neither_half_written_files_nor_processes(
 ) -> None:
     Image.fromarray(np.tile(PHOTO, (6, 6, 1))).save(photos / "large.png")
     process = subprocess.Popen(
-        [*COMMAND, "a.png", "large.png", "-o", "out", "--min-labels", "1", "--max-steps", "40", "--jobs", "2"],
+        [*COMMAND, "a.png", "large.png", "-o", "out", "--preset", "paper", "--max-steps", "40", "--jobs", "2"],
         cwd=photos,
         stderr=subprocess.PIPE,
         text=True,

@@ -15,7 +15,7 @@ from dynamicseg.io import as_image
 from dynamicseg.time_budget import StepClock
 
 PHOTO = np.ascontiguousarray(skimage.data.chelsea()[::8, ::8])
-LONG: dict[str, Any] = {"max_steps": 8, "min_labels": 1}
+LONG: dict[str, Any] = {"preset": "paper", "max_steps": 8, "min_labels": 1}
 
 
 class Clock:
@@ -88,11 +88,11 @@ def test_the_budget_counts_from_the_start_of_segment(clock: Clock, monkeypatch: 
 
 
 def test_a_budget_that_is_not_reached_changes_no_bit() -> None:
-    free, timed = (ds.segment(PHOTO, time_budget=budget, max_steps=3) for budget in (None, 1e6))
+    free, timed = (ds.segment(PHOTO, preset="paper", time_budget=budget, max_steps=3) for budget in (None, 1e6))
     assert np.array_equal(free.labels, timed.labels)
     assert free.history == timed.history
     assert free.stopped == timed.stopped == "max_steps"
 
 
 def test_few_labels_are_the_reason_where_they_are() -> None:
-    assert ds.segment(PHOTO, min_labels=99, max_steps=1).stopped == "min_labels"
+    assert ds.segment(PHOTO, preset="paper", min_labels=60, max_steps=100).stopped == "few_labels"

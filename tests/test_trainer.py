@@ -87,7 +87,7 @@ def test_each_of_twenty_steps_has_the_published_loss_and_gradient(
 
 def test_history_tells_each_step() -> None:
     seen: list[StepRecord] = []
-    trained = train_on_image(noise(), configure("paper", min_labels=1, **SMALL), seen.append)
+    trained = train_on_image(noise(), configure("paper", stop_labels=1, **SMALL), seen.append)
     assert seen == trained.history
     assert [step["step"] for step in trained.history] == [1, 2, 3, 4, 5, 6]
     for step in trained.history:
@@ -98,7 +98,7 @@ def test_history_tells_each_step() -> None:
 
 
 def test_training_stops_at_the_first_step_with_few_labels() -> None:
-    trained = train_on_image(noise(), configure("paper", channels=12, min_labels=9, max_steps=500))
+    trained = train_on_image(noise(), configure("paper", channels=12, stop_labels=9, max_steps=500))
     counts = [step["n_labels"] for step in trained.history]
     assert counts[-1] <= 9
     assert all(count > 9 for count in counts[:-1])
@@ -172,7 +172,7 @@ def test_the_first_convolution_computes_no_gradient_of_the_image(loss: str, prec
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_fused_steps_begin_as_plain_pytorch(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = configure("fast", precision=precision, channels=12, max_steps=3, superpixel_scale=None)
+    config = configure("fast", precision=precision, channels=12, max_steps=3, superpixel_scale=None, regions="labels")
     fused = train_on_image(noise(), config).history
     monkeypatch.setattr(_runtime, "_WANTED", "reference")
     plain = train_on_image(noise(), config).history
@@ -185,6 +185,6 @@ def test_only_the_published_loss_runs_plain_batch_norm(monkeypatch: pytest.Monke
         raise AssertionError("plain batch norm")
 
     monkeypatch.setattr(torch.nn.functional, "batch_norm", refused)
-    train_on_image(noise(), configure("fast", superpixel_scale=None, **SMALL))
+    train_on_image(noise(), configure("fast", superpixel_scale=None, regions="labels", **SMALL))
     with pytest.raises(AssertionError, match="plain batch norm"):
         train_on_image(noise(), configure("paper", **SMALL))
