@@ -110,7 +110,7 @@ def configure(preset: str = "fast", **options: Any) -> SegmenterConfig:
     if preset not in _PRESETS:
         nearest = difflib.get_close_matches(str(preset), _PRESETS, n=1)
         hint = f", did you mean {nearest[0]}?" if nearest else ""
-        raise ValueError(f"preset {preset!r}: choose {' or '.join(_PRESETS)}{hint}")
+        raise ValueError(f"preset {preset!r}: choose {', '.join(PRESETS[:-1])} or {PRESETS[-1]}{hint}")
     unknown = sorted(set(options) - set(SegmenterConfig.model_fields))
     if unknown:
         raise TypeError(f"no option is named {unknown[0]!r}: choose from {', '.join(SegmenterConfig.model_fields)}")

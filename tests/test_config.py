@@ -69,7 +69,7 @@ def test_all_wrong_values_are_named_at_once() -> None:
 
 
 def test_an_unknown_preset_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="preset 'papre': choose fast or paper, did you mean paper"):
+    with pytest.raises(ValueError, match="preset 'papre': choose fast, quality or paper, did you mean paper"):
         configure("papre")
 
 
@@ -93,3 +93,19 @@ def test_the_published_loss_is_only_where_its_numbers_are() -> None:
     assert configure("fast").loss == "fused"
     with pytest.raises(ValueError, match="knows no superpixels"):
         configure("fast", loss="published")
+
+
+def test_area_exponent_is_refused_where_the_result_is_the_labels_of_the_network() -> None:
+    assert configure("quality", area_exponent=1.0).area_exponent == 1.0
+    with pytest.raises(ValueError, match="area_exponent is for regions by consensus"):
+        configure("paper", area_exponent=1.0)
+
+
+def test_quality_is_fast_from_finer_superpixels() -> None:
+    fast, quality = configure("fast").model_dump(), configure("quality").model_dump()
+    assert {name for name in fast if fast[name] != quality[name]} == {
+        "preset",
+        "superpixel_scale",
+        "superpixel_min_size",
+    }
+    assert quality["superpixel_scale"] < fast["superpixel_scale"]
