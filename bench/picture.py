@@ -1,6 +1,7 @@
 """One picture of what the presets make of some photos: ``python -m dynamicseg.bench.picture PHOTO... -o FILE``.
 
-A row for each photo: the photo, what a human drew where a data set has it, the published preset, and the default one.
+A row for each photo: the photo, what a human drew where a data set has it, the published network and schedule (in
+bfloat16 where the processor has it, for time), and the default preset.
 """
 
 from __future__ import annotations
@@ -33,11 +34,16 @@ def picture(photos: list[Path], dataset: Path | None = None, published_steps: in
         dataset: the folder of one split of BSDS500 with its MAT files, if the photos are of it: then the annotator with
             the median number of segments is shown.
         published_steps: at most so many steps of the published preset.
+
+    Raises:
+        ValueError: the data set has no truth of a photo.
     """
     found = None if dataset is None else open_dataset(dataset, "bsds500")
     truth = {} if found is None else {item.stem: item for item in found.items}
     rows = []
     for photo in photos:
+        if found is not None and photo.stem not in truth:
+            raise ValueError(f"{dataset} has no truth of {photo}")
         ours = Segmenter().segment(photo)
         published = Segmenter("paper", max_steps=published_steps, precision="auto").segment(photo)
         panels = [display_rgb(as_image(photo)).astype(np.uint8)]

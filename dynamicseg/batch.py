@@ -65,7 +65,7 @@ class Batch:
         self.shows_progress = self.console.is_terminal and not quiet
         self.tells_each = (self.console.is_terminal or verbose) and not quiet
         self.progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TextColumn("{task.fields[state]}"),

@@ -128,7 +128,7 @@ def segment_command(
     ] = None,
     min_labels: Annotated[
         int | None,
-        typer.Option(metavar="K", help="Give so many labels or more. (default: no limit; paper stops training at 3)"),
+        typer.Option(metavar="K", help="Give so many labels or more. (default: no limit)"),
     ] = None,
     max_labels: Annotated[
         int | None, typer.Option(metavar="K", help="Give so many labels or fewer. (default: no limit)")
@@ -180,6 +180,7 @@ def segment_command(
         int,
         typer.Option(
             min=1,
+            max=64,
             metavar="N",
             help="Images at a time, each in a process with its share of the threads, and with memory of its own. "
             "Another number of threads rounds differently, which leads to other labels; the JSON says how many there "

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Grouping:
-    """Of one image; all that takes long is done before training, so that a time budget knows of it.
+    """Of one image; what takes longest is done before training, so that a time budget knows of it.
 
     Args:
         values: ``[H, W, C]``, any C; where they go beyond 0..1, scaled to it.

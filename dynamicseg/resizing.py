@@ -33,7 +33,9 @@ def reduced(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.fl
         return values
     image = torch.from_numpy(values).permute(2, 0, 1)[None]
     smaller = functional.interpolate(image, size=size, mode="bilinear", antialias=True)
-    return np.ascontiguousarray(smaller[0].permute(1, 2, 0).numpy())
+    # The weights add up to a little more than 1, and a white that is whiter than 1 would count as another range.
+    within = smaller.clamp_(float(values.min()), float(values.max()))
+    return np.ascontiguousarray(within[0].permute(1, 2, 0).numpy())
 
 
 def enlarged_labels(labels: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:

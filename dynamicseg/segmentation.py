@@ -166,7 +166,7 @@ class Segmentation:
         image: `[H, W, C]` as given; the overlay is drawn over it.
         source: where the image came from, None for an array.
         input: what `describe_input` tells of the file, empty for an array.
-        stopped: why training ended: `few_labels` (as few labels as were asked for are left), `max_steps` (all steps are
+        stopped: why training ended: `few_labels` (the network has hardly any labels left), `max_steps` (all steps are
             done) or `time_budget` (another step would not have ended in time); None if there was no training.
         threads: how many threads PyTorch computed with on the CPU: with another number it rounds differently, and
             training magnifies that.

@@ -42,8 +42,8 @@ class Segmenter:
             after the first step with so few.
         max_labels: the result has so many labels or fewer. Where there are too many, the closest are merged, wherever
             they lie; where there are too few, the most varied are split.
-        area_exponent: 0 to 2, how much large regions count where the result consists of regions, as with ``fast``: 0.7
-            leaves many small ones, 1 few.
+        area_exponent: 0 to 2, how much large regions count where the result consists of regions, as with ``fast``: about
+            0.6 leaves many small ones, 1.1 a few large ones.
         time_budget: seconds for one image, reading it included, > 0: training ends before a further step would pass
             it, judged by the steps before, but has at least one step. By default there is none.
         max_side: an image whose longer side has more pixels, >= 2, is segmented at reduced size, and its labels are
@@ -86,11 +86,11 @@ class Segmenter:
         config = configure(
             preset,
             weighting=weighting,
-            mu=mu if mu is None else float(mu),
+            mu=_as_float(mu),
             max_steps=max_steps,
             min_labels=min_labels,
             max_labels=max_labels,
-            area_exponent=area_exponent if area_exponent is None else float(area_exponent),
+            area_exponent=_as_float(area_exponent),
             time_budget=time_budget,
             max_side=max_side,
             seed=seed,
@@ -179,6 +179,11 @@ def segment(
     >>> segmentation.save("out", "photo")
     """
     return Segmenter(**options).segment(image, channel_axis=channel_axis, on_step=on_step)
+
+
+def _as_float(value: float | None) -> float | None:
+    """A whole number is a number, too; what is none is left for the configuration to name."""
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _on_device(superpixels: NDArray[np.int64] | None, device: torch.device) -> Tensor | None:

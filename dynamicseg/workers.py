@@ -7,6 +7,7 @@ workers would give up all images together, and could not say which one was at fa
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import signal
 import sys
@@ -95,13 +96,16 @@ def in_processes(
     what they were writing is removed.
     """
     others = multiprocessing.active_children()
-    workers = [_Worker(threads) for _ in range(work.jobs)]
+    workers: list[_Worker] = []
     waiting = iter(images)
     try:
+        for image in itertools.islice(waiting, work.jobs):  # no more workers than images
+            workers.append(_Worker(threads))
+            workers[-1].begin(work, image)
         while True:
             for worker in workers:
-                if worker.image is None and (image := next(waiting, None)) is not None:
-                    worker.begin(work, image)
+                if worker.image is None and (another := next(waiting, None)) is not None:
+                    worker.begin(work, another)
             running = [worker for worker in workers if worker.future is not None]
             if not running:
                 return
@@ -155,7 +159,12 @@ class _Worker:
         if self.image is None or self.future is None or not self.future.done():
             return None
         image, error = self.image, self.future.exception()
-        result = Outcome(image, True, f"{image.path}: {_KILLED}") if error is not None else self.future.result()
+        if isinstance(error, BrokenProcessPool):
+            result = Outcome(image, True, f"{image.path}: {_KILLED}")
+        elif isinstance(error, Exception):
+            result = Outcome(image, True, _named(image, error))
+        else:
+            result = self.future.result()
         if isinstance(error, BrokenProcessPool):
             self._restart()
         self.image, self.future = None, None

@@ -380,3 +380,23 @@ def test_mistakes_say_what_was_passed_and_what_is_wanted(mistake: str) -> None:
     text = str(raised.value)
     assert wanted in text
     assert "\n" not in text
+
+
+@each_format
+@pytest.mark.parametrize("column", ["expanded gradient", "every third column"])
+def test_one_column_with_any_stride_along_its_width(instruction_set: str, channels_last: bool, column: str) -> None:
+    """Such a map counts as contiguous whatever its stride is; the kernels must not take it for 1."""
+    generator = torch.Generator().manual_seed(0)
+    wide = torch.randn(2, 4, 64, 3, generator=generator, dtype=torch.float64)
+    wide = wide.contiguous(memory_format=FORMATS[channels_last])
+    x = wide[..., :1].clone(memory_format=FORMATS[channels_last])
+    grad_y = torch.ones((), dtype=torch.float64).expand_as(x)
+    if column == "every third column":
+        x, grad_y = wide[..., ::3], wide.flip(2)[..., ::3]
+    results = []
+    for op in (relu_batch_norm, reference.relu_batch_norm):
+        leaf = x.detach().requires_grad_()
+        y = op(leaf, torch.linspace(1, 2, 4, dtype=torch.float64), torch.zeros(4, dtype=torch.float64))
+        results.append((y, *torch.autograd.grad(y, leaf, grad_y)))
+    for ours, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(ours, wanted, rtol=1e-9, atol=1e-9)

@@ -62,6 +62,15 @@ def test_reducing_takes_means_and_no_samples() -> None:
     np.testing.assert_allclose(small[:, 21:, 1], 1, rtol=1e-6)
 
 
+def test_reducing_gives_no_value_beyond_those_there_are() -> None:
+    """Else a white of 1.0000001 would count as another range of values, and change the contrast of the whole image."""
+    values = np.full((100, 160, 3), 0.3, np.float32)
+    values[20:80, 30:90] = 1
+    small = reduced(values, (33, 53))
+    assert small.max() == 1
+    assert small.min() == values.min()
+
+
 def test_an_image_that_is_small_enough_is_not_touched() -> None:
     values = np.zeros((5, 6, 3), np.float32)
     labels = np.zeros((5, 6), np.int64)

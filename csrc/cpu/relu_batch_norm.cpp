@@ -35,8 +35,10 @@ double values_of_channel(const ReluBatchNormParams& params) {
   return static_cast<double>(params.shape.batch * pixels_of_image(params));
 }
 
-// Whether the pixels of an image lie at equal distances, also from one row to the next.
-bool has_no_gaps(const MapShape& shape, const MapStrides& strides) {
+// Whether the pixels of an image lie at equal distances, also from one row to the next: at the distance that the
+// kernels take. A map of one column may have any stride along its width.
+bool has_no_gaps(MemoryFormat format, const MapShape& shape, const MapStrides& strides) {
+  if (format == MemoryFormat::contiguous && strides.width != 1) return false;
   return strides.height == shape.width * strides.width;
 }
 
@@ -44,7 +46,8 @@ bool has_no_gaps(const MapShape& shape, const MapStrides& strides) {
 class Runs {
  public:
   explicit Runs(const ReluBatchNormParams& params)
-      : shape_(params.shape),
+      : format_(params.format),
+        shape_(params.shape),
         pixels_(pixels_of_image(params)),
         run_pixels_(std::clamp<std::int64_t>((pixels_ / kRuns + 63) / 64 * 64, 512, kRunPixels)),
         per_image_((pixels_ + run_pixels_ - 1) / run_pixels_),
@@ -53,7 +56,9 @@ class Runs {
   // For kernels that sum nothing, so that the pieces they work on may depend on strides.
   Runs across_rows(const MapStrides& a, const MapStrides& b, const MapStrides& c) const {
     Runs across = *this;
-    if (has_no_gaps(shape_, a) && has_no_gaps(shape_, b) && has_no_gaps(shape_, c)) across.row_length_ = pixels_;
+    if (has_no_gaps(format_, shape_, a) && has_no_gaps(format_, shape_, b) && has_no_gaps(format_, shape_, c)) {
+      across.row_length_ = pixels_;
+    }
     return across;
   }
 
@@ -78,6 +83,7 @@ class Runs {
   // Of a photo: enough for many threads, and few enough that a run is long.
   static constexpr std::int64_t kRuns = 64;
 
+  MemoryFormat format_;
   MapShape shape_;
   std::int64_t pixels_, run_pixels_, per_image_, row_length_;
 };

@@ -19,7 +19,7 @@ _LARGE_RESULT = 4 << 20  # bytes; smaller memory is reused by the allocator of t
 def check_map(name: str, value: object) -> None:
     """Raises TypeError or ValueError, one line, unless ``value`` is a map that the ops take."""
     if not isinstance(value, Tensor):
-        raise TypeError(f"{name} is a {type(value).__name__}: pass a torch.Tensor [B, C, H, W] of responses")
+        raise TypeError(f"{name} is a {type(value).__name__}: pass a torch.Tensor [B, C, H, W]")
     if value.dim() != 4 or value.shape[1] < 1:
         raise ValueError(f"{name} has shape {list(value.shape)}: pass [B, C, H, W] with C >= 1")
     if value.dtype not in DTYPES and not (value.dtype == torch.float16 and value.device.type != "cpu"):
