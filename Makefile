@@ -63,6 +63,7 @@ test: $(INSTALLED)  ## Run the tests.
 lint: $(INSTALLED)  ## Check format, style and types.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@! grep -rnE '^(<{7}|>{7}) ' *.md bench csrc dynamicseg tests || { echo "a merge has left its marks" >&2; exit 1; }
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
 	@rm -rf $(TYPED) && mkdir -p $(TYPED) && cp -r dynamicseg $(TYPED)/ && cp -r bench $(TYPED)/dynamicseg/bench
 	MYPYPATH=$(TYPED) $(BIN)/mypy $(TYPED)/dynamicseg tests

@@ -42,8 +42,8 @@ class Segmenter:
             after the first step with so few.
         max_labels: the result has so many labels or fewer. Where there are too many, the closest are merged, wherever
             they lie; where there are too few, the most varied are split.
-        area_exponent: 0 to 2, how much large regions count where the result consists of regions, as with ``fast``: about
-            0.6 leaves many small ones, 1.1 a few large ones.
+        area_exponent: 0 to 2, how much large regions count where the result consists of regions, as with ``fast``:
+            about 0.6 leaves many small ones, 1.1 a few large ones.
         time_budget: seconds for one image, reading it included, > 0: training ends before a further step would pass
             it, judged by the steps before, but has at least one step. By default there is none.
         max_side: an image whose longer side has more pixels, >= 2, is segmented at reduced size, and its labels are
