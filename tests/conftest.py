@@ -81,6 +81,15 @@ def target(request: pytest.FixtureRequest) -> Iterator[torch.device]:
     _native.set_instruction_set(before)
 
 
+@pytest.fixture(params=_native.available_instruction_sets())
+def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each instruction set of this processor, for kernels that are on the CPU alone."""
+    before = _native.instruction_set()
+    _native.set_instruction_set(request.param)
+    yield request.param
+    _native.set_instruction_set(before)
+
+
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What the op passes to the native core, one dictionary for each call."""

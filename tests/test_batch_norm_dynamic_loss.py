@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,14 +33,6 @@ SHAPES = [
 ]
 # Above 4 MB in every type: gradients are written past the caches.
 LARGE = (1, 100, 163, 131)
-
-
-@pytest.fixture(params=_native.available_instruction_sets())
-def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = _native.instruction_set()
-    _native.set_instruction_set(request.param)
-    yield request.param
-    _native.set_instruction_set(before)
 
 
 class Result(NamedTuple):
