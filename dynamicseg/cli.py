@@ -174,7 +174,10 @@ def segment_command(
         ),
     ] = None,
     formats: Annotated[
-        str, typer.Option("--format", help="Files to write: any of png, overlay, json, boundaries, npy.")
+        str,
+        typer.Option(
+            "--format", metavar="LIST", help="Files to write, with commas: any of png, overlay, json, boundaries, npy."
+        ),
     ] = "png,overlay,json",
     jobs: Annotated[
         int,

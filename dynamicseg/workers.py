@@ -73,9 +73,9 @@ class Work:
         show(steps, "saving")
         written = result.save(self.output, image.stem, self.formats)
         why = " (time is up)" if result.stopped == "time_budget" else ""
+        counted = f"{steps} step" if steps == 1 else f"{steps} steps"
         return (
-            f"{image.path}: {result.n_labels} labels, {steps} steps{why}, {result.timings['total']:.1f} s "
-            f"-> {written[0]}"
+            f"{image.path}: {result.n_labels} labels, {counted}{why}, {result.timings['total']:.1f} s -> {written[0]}"
         )
 
 
