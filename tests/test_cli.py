@@ -64,7 +64,7 @@ def test_files_folders_and_globs_keep_their_places(tmp_path: Path) -> None:
         f"{s}{t}" for s in stems for t in (".json", "_labels.png", "_overlay.png")
     )
     assert "4 images in out" in done.stderr
-    assert "labels, 1 steps" in done.stderr
+    assert "labels, 1 step" in done.stderr
 
 
 def test_bad_inputs_are_named_and_the_others_are_finished(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_an_interrupted_run_leaves_no_half_written_file(tmp_path: Path, sent: si
 def test_a_time_budget_ends_training_and_the_json_says_so(tmp_path: Path) -> None:
     arguments = ["segment", save(tmp_path / "p.png"), "-o", tmp_path / "out", "-v", "--max-steps"]
     hasty = run(*arguments, 1000, "--time-budget", 1e-6)
-    assert (hasty.returncode, "1 steps (time is up)" in hasty.stderr) == (0, True)
+    assert (hasty.returncode, "1 step (time is up)" in hasty.stderr) == (0, True)
     assert json.loads((tmp_path / "out" / "p.json").read_text())["stopped"] == "time_budget"
     assert "time is up" not in run(*arguments, 2, "--time-budget", 1e6).stderr
     assert json.loads((tmp_path / "out" / "p.json").read_text())["stopped"] == "max_steps"
