@@ -66,11 +66,7 @@ class Tiling {
 // Calls body(index) for the tile of each index.
 template <class Body>
 void for_tiles(const Tiling& tiling, const MapShape& shape, Body body) {
-  if (elements_of(shape) >= kElementsWorthThreads) {
-    parallel_for(tiling.count(), body);
-  } else {
-    for (std::int64_t index = 0; index < tiling.count(); ++index) body(index);
-  }
+  for_parts(tiling.count(), shape, body);
 }
 
 void add(TileSums& total, const TileSums& tile) {
@@ -235,49 +231,22 @@ void forward(const DynamicLossParams& params, const Tiling& tiling, const Dynami
 }
 
 // Sums of the gradient, for each tile; none where the map is not normalised as it is read.
-class GradSumsOfTiles {
- public:
-  GradSumsOfTiles(const DynamicLossParams& params, const Tiling& tiling)
-      : channels_(params.scale != nullptr ? params.shape.channels : 0),
-        tiles_(tiling.count()),
-        sums_(static_cast<std::size_t>(2 * tiles_ * channels_)) {}
-
-  TileGradSums of_tile(std::int64_t index) {
-    if (channels_ == 0) return {nullptr, nullptr};
-    double* sums = sums_.data() + 2 * index * channels_;
-    return {sums, sums + channels_};
-  }
-
-  GradientSums total() {
-    GradientSums total{std::vector<double>(static_cast<std::size_t>(channels_)),
-                       std::vector<double>(static_cast<std::size_t>(channels_))};
-    for (std::int64_t index = 0; channels_ > 0 && index < tiles_; ++index) {
-      const TileGradSums tile = of_tile(index);
-      for (std::int64_t c = 0; c < channels_; ++c) {
-        total.grad[static_cast<std::size_t>(c)] += tile.grad[c];
-        total.grad_centred[static_cast<std::size_t>(c)] += tile.grad_centred[c];
-      }
-    }
-    return total;
-  }
-
- private:
-  std::int64_t channels_, tiles_;
-  std::vector<double> sums_;
-};
+SumsOfParts grad_sums_of_tiles(const DynamicLossParams& params, const Tiling& tiling) {
+  return {tiling.count(), params.scale != nullptr ? params.shape.channels : 0};
+}
 
 GradientSums backward(const DynamicLossParams& params, const Tiling& tiling, const DynamicLossKernels& kernels) {
   const std::vector<GradientScales> scales = gradient_scales(params);
   const bool stream = is_streamed(params.shape, params.dtype);
-  GradSumsOfTiles grad_sums(params, tiling);
+  SumsOfParts grad_sums = grad_sums_of_tiles(params, tiling);
   // Backwards through the map: its end is what the forward pass has left in the caches.
   const std::int64_t last = tiling.count() - 1;
   for_tiles(tiling, params.shape, [&](std::int64_t index) {
     const Tile tile = tiling[last - index];
     kernels.backward(params, tile, scales[static_cast<std::size_t>(tile.image)], stream,
-                     grad_sums.of_tile(last - index));
+                     grad_sums.of_gradient(last - index));
   });
-  return grad_sums.total();
+  return grad_sums.total_of_gradient();
 }
 
 GradientSums label_and_measure(const DynamicLossParams& params, const Tiling& tiling,
@@ -294,16 +263,16 @@ GradientSums label_and_measure(const DynamicLossParams& params, const Tiling& ti
   std::vector<TileSums> sums(static_cast<std::size_t>(tiling.count()));
   const std::vector<GradientScales> scales = gradient_scales(params);
   const bool stream = is_streamed(params.shape, params.dtype);
-  GradSumsOfTiles grad_sums(params, tiling);
+  SumsOfParts grad_sums = grad_sums_of_tiles(params, tiling);
   // Backwards, as above.
   const std::int64_t last = tiling.count() - 1;
   for_tiles(tiling, params.shape, [&](std::int64_t index) {
     const Tile tile = tiling[last - index];
     sums[static_cast<std::size_t>(last - index)] = kernels.measure(
-        params, tile, scales[static_cast<std::size_t>(tile.image)], stream, grad_sums.of_tile(last - index));
+        params, tile, scales[static_cast<std::size_t>(tile.image)], stream, grad_sums.of_gradient(last - index));
   });
   write_sums(params, tiling, sums);
-  return grad_sums.total();
+  return grad_sums.total_of_gradient();
 }
 
 }  // namespace

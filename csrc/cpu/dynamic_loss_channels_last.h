@@ -114,7 +114,7 @@ struct GrowingGradSums {
   }
 
   template <class Count>
-  __attribute__((always_inline)) void add_to(const TileGradSums& sums, std::int64_t begin, Count count) const {
+  __attribute__((always_inline)) void add_to(const PartialGradientSums& sums, std::int64_t begin, Count count) const {
     add_lanes<Value>(sums.grad + begin, grad, count);
     add_lanes<Value>(sums.grad_centred + begin, grad_centred, count);
   }
@@ -203,7 +203,7 @@ DYNAMICSEG_INLINE void write_zero(Storage* grad, std::int64_t channels) {
 
 template <class Storage, bool kNormalised>
 void backward_channels_last(const DynamicLossParams& params, const Tile& tile, const GradientScales& gradient_scales,
-                            bool stream, const TileGradSums& grad_sums) {
+                            bool stream, const PartialGradientSums& grad_sums) {
   using Value = Compute<Storage>;
   using Integer = typename VectorOf<Value>::Integer;
   const Image<Storage, kNormalised> image(params, tile.image);
@@ -263,7 +263,7 @@ void backward_channels_last(const DynamicLossParams& params, const Tile& tile, c
 // exponentials waits in the first-level cache, a few pixels at a time.
 template <class Storage, bool kNormalised>
 TileSums measure_channels_last(const DynamicLossParams& params, const Tile& tile, const GradientScales& gradient_scales,
-                               bool stream, const TileGradSums& grad_sums) {
+                               bool stream, const PartialGradientSums& grad_sums) {
   using Value = Compute<Storage>;
   using Integer = typename VectorOf<Value>::Integer;
   const Image<Storage, kNormalised> image(params, tile.image);

@@ -124,7 +124,7 @@ TileSums forward_contiguous(const DynamicLossParams& params, const Tile& tile, s
 
 template <class Storage, bool kNormalised, bool kMasked>
 void backward_contiguous(const DynamicLossParams& params, const Tile& tile, const GradientScales& scales, bool stream,
-                         const TileGradSums& grad_sums) {
+                         const PartialGradientSums& grad_sums) {
   using Value = Compute<Storage>;
   using Integer = typename VectorOf<Value>::Integer;
   const Image<Storage, kNormalised> image(params, tile.image);

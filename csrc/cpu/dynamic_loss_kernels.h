@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "cpu/gradient_sums.h"
 #include "dynamicseg/dynamic_loss.h"
 
 namespace dynamicseg {
@@ -33,12 +34,6 @@ struct GradientScales {
   double vertical, horizontal;  // grad_loss * weight / number of elements in the mean
 };
 
-// Of the gradient over one tile, channel by channel, for maps that are normalised as they are read; else null.
-struct TileGradSums {
-  double* grad;          // [C], sum of the gradient
-  double* grad_centred;  // [C], sum of the gradient times (x - mean)
-};
-
 struct DynamicLossKernels {
   // For a call that wants the gradient as well: the labels of a tile, setting the bit of each in `alive`; and when the
   // labels of all tiles are known, its sums and gradient, in one reading of the map. Where `label` is null there is no
@@ -46,12 +41,12 @@ struct DynamicLossKernels {
   // superpixels, whose labels are not the argmax, `label` leaves the greatest response of each pixel in logsumexp.
   void (*label)(const DynamicLossParams& params, const Tile& tile, std::uint64_t* alive);
   TileSums (*measure)(const DynamicLossParams& params, const Tile& tile, const GradientScales& scales, bool stream,
-                      const TileGradSums& grad_sums);
+                      const PartialGradientSums& grad_sums);
   // Labels, logsumexp and the sums of a tile; sets the bit of each label in `alive`, of ceil(C / 64) words.
   TileSums (*forward)(const DynamicLossParams& params, const Tile& tile, std::uint64_t* alive);
   // The gradient of a tile. `stream`: write past the caches.
   void (*backward)(const DynamicLossParams& params, const Tile& tile, const GradientScales& scales, bool stream,
-                   const TileGradSums& grad_sums);
+                   const PartialGradientSums& grad_sums);
 };
 
 // The second of each pair: for maps that are normalised as they are read.

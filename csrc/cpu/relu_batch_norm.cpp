@@ -7,6 +7,7 @@
 #include <cmath>
 #include <vector>
 
+#include "cpu/gradient_sums.h"
 #include "cpu/instruction_set.h"
 #include "cpu/parallel.h"
 #include "cpu/relu_batch_norm_kernels.h"
@@ -69,14 +70,10 @@ class Runs {
     return {index / per_image_, begin, std::min(begin + run_pixels_, pixels_), row_length_};
   }
 
-  // Calls body(index) for each run, on one thread where the map is small.
+  // Calls body(index) for each run.
   template <class Body>
   void for_each(Body body) const {
-    if (elements_of(shape_) >= kElementsWorthThreads) {
-      parallel_for(count(), body);
-    } else {
-      for (std::int64_t index = 0; index < count(); ++index) body(index);
-    }
+    for_parts(count(), shape_, body);
   }
 
  private:
@@ -88,22 +85,8 @@ class Runs {
   std::int64_t pixels_, run_pixels_, per_image_, row_length_;
 };
 
-// Two arrays of one double a channel, for each run.
-class SumsOfRuns {
- public:
-  SumsOfRuns(const Runs& runs, std::int64_t channels)
-      : channels_(channels), sums_(static_cast<std::size_t>(runs.count() * 2 * channels)) {}
-
-  double* first(std::int64_t run) { return sums_.data() + 2 * run * channels_; }
-  double* second(std::int64_t run) { return first(run) + channels_; }
-
- private:
-  std::int64_t channels_;
-  std::vector<double> sums_;
-};
-
 // Mean and squares of all runs together (Chan, Golub, LeVeque 1983).
-void write_statistics_of(const ReluBatchNormParams& params, const Runs& runs, SumsOfRuns& moments) {
+void write_statistics_of(const ReluBatchNormParams& params, const Runs& runs, SumsOfParts& moments) {
   const std::int64_t channels = params.shape.channels;
   std::vector<double> mean(static_cast<std::size_t>(channels)), squares(static_cast<std::size_t>(channels));
   double seen = 0;
@@ -131,7 +114,7 @@ void write_statistics_of(const ReluBatchNormParams& params, const Runs& runs, Su
 void write_statistics(const ReluBatchNormParams& params) {
   const ReluBatchNormKernels kernels = kernels_of_active_instruction_set(params);
   const Runs runs(params);
-  SumsOfRuns moments(runs, params.shape.channels);
+  SumsOfParts moments(runs.count(), params.shape.channels);
   runs.for_each(
       [&](std::int64_t index) { kernels.moments(params, runs[index], {moments.first(index), moments.second(index)}); });
   write_statistics_of(params, runs, moments);
@@ -183,21 +166,10 @@ void write_gradients(const ReluBatchNormParams& params, const GradientSums& sums
 
 void relu_batch_norm_backward_cpu(const ReluBatchNormParams& params) {
   const ReluBatchNormKernels kernels = kernels_of_active_instruction_set(params);
-  const std::int64_t channels = params.shape.channels;
   const Runs runs(params);
-  SumsOfRuns sums(runs, channels);
-  runs.for_each(
-      [&](std::int64_t index) { kernels.sums(params, runs[index], {sums.first(index), sums.second(index)}); });
-
-  GradientSums total{std::vector<double>(static_cast<std::size_t>(channels)),
-                     std::vector<double>(static_cast<std::size_t>(channels))};
-  for (std::int64_t index = 0; index < runs.count(); ++index) {
-    for (std::int64_t c = 0; c < channels; ++c) {
-      total.grad[static_cast<std::size_t>(c)] += sums.first(index)[c];
-      total.grad_centred[static_cast<std::size_t>(c)] += sums.second(index)[c];
-    }
-  }
-  write_gradients(params, total);
+  SumsOfParts sums(runs.count(), params.shape.channels);
+  runs.for_each([&](std::int64_t index) { kernels.sums(params, runs[index], sums.of_gradient(index)); });
+  write_gradients(params, sums.total_of_gradient());
 }
 
 }  // namespace dynamicseg

@@ -201,7 +201,7 @@ void normalise_channels_last(const ReluBatchNormParams& params, const PixelRun& 
 }
 
 template <class Storage, bool kRelu>
-void sums_channels_last(const ReluBatchNormParams& params, const PixelRun& run, const ChannelSums& sums) {
+void sums_channels_last(const ReluBatchNormParams& params, const PixelRun& run, const PartialGradientSums& sums) {
   using Value = Compute<Storage>;
   alignas(kVectorBytes) Value grads[kChannelsTogether];
   alignas(kVectorBytes) Value grads_centred[kChannelsTogether];

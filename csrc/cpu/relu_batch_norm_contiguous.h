@@ -102,7 +102,7 @@ void normalise_contiguous(const ReluBatchNormParams& params, const PixelRun& run
 }
 
 template <class Storage, bool kRelu>
-void sums_contiguous(const ReluBatchNormParams& params, const PixelRun& run, const ChannelSums& sums) {
+void sums_contiguous(const ReluBatchNormParams& params, const PixelRun& run, const PartialGradientSums& sums) {
   using Value = Compute<Storage>;
   for (std::int64_t c = 0; c < params.shape.channels; ++c) {
     const Value mean = static_cast<const Value*>(params.mean)[c];

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "cpu/gradient_sums.h"
 #include "dynamicseg/relu_batch_norm.h"
 
 namespace dynamicseg {
@@ -27,12 +28,6 @@ struct Moments {
   double* squares;  // [C]
 };
 
-// Of the gradient over one run, channel by channel.
-struct ChannelSums {
-  double* grad;          // [C], sum of grad_y
-  double* grad_centred;  // [C], sum of grad_y * (r - mean)
-};
-
 // What each channel is computed with: Statistic arrays of C elements, and room for one vector behind them.
 //   normalise   (r - mean) * scale + offset
 //   grad        grad_y * scale + offset + (r - mean) * slope
@@ -46,7 +41,7 @@ struct ChannelFactors {
 struct ReluBatchNormKernels {
   void (*moments)(const ReluBatchNormParams& params, const PixelRun& run, const Moments& moments);
   void (*normalise)(const ReluBatchNormParams& params, const PixelRun& run, const ChannelFactors& factors, bool stream);
-  void (*sums)(const ReluBatchNormParams& params, const PixelRun& run, const ChannelSums& sums);
+  void (*sums)(const ReluBatchNormParams& params, const PixelRun& run, const PartialGradientSums& sums);
   void (*grad)(const ReluBatchNormParams& params, const PixelRun& run, const ChannelFactors& factors, bool stream);
 };
 

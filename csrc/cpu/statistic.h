@@ -35,10 +35,6 @@ inline bool is_streamed(const MapShape& shape, DType dtype) {
   return elements_of(shape) * bytes_of(dtype) >= kStreamedBytes;
 }
 
-// A map below this many elements is done by one thread: waking others would take longer, above all where cores are
-// busy.
-constexpr std::int64_t kElementsWorthThreads = 8192;
-
 // A Statistic array of one element a channel, with room behind it for a vector to be read where the last channel is.
 class ChannelArray {
  public:
