@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dynamicseg.colours import colours, within_0_and_1
 from dynamicseg.consensus import consensus_regions
 from dynamicseg.label_count import PixelFeatures, with_label_count
+from dynamicseg.partition import connected_components, partition
 from dynamicseg.region_tree import merge_neighbours
 from dynamicseg.superpixels import coarser_segmentations, felzenszwalb_superpixels
 
@@ -31,8 +33,7 @@ class Grouping:
 
     def __init__(self, values: NDArray[np.float32], config: SegmenterConfig) -> None:
         self._config = config
-        values = within_0_and_1(values)
-        self._colours = colours(values)
+        self._values = values = within_0_and_1(values)
         self.superpixels: NDArray[np.int64] | None = None
         if config.superpixel_scale is not None:
             self.superpixels = felzenszwalb_superpixels(
@@ -45,23 +46,20 @@ class Grouping:
             self._tree = merge_neighbours(self.superpixels, self._colours)
             self._others = coarser_segmentations(values, self._colours)
 
+    @cached_property
+    def _colours(self) -> NDArray[np.float32]:
+        """Made when first asked for: without regions and bounds on the labels nobody does."""
+        return colours(self._values)
+
     def labels(self, network_labels: NDArray[np.int64]) -> NDArray[np.int64]:
         """The labels of the result, ``[H, W]``, from those that the trained network gives, ``[H, W]``."""
         labels = network_labels
         if self._config.regions == "consensus":
             labels = consensus_regions(
-                self._tree, [_connected_components(network_labels), *self._others], self._config.area_exponent
+                self._tree, [connected_components(network_labels), *self._others], self._config.area_exponent
             )
         least, most = self._config.min_labels, self._config.max_labels
         if least is None and most is None:
             return labels
-        numbers = np.unique(labels, return_inverse=True)[1].reshape(labels.shape)
+        numbers = partition(labels).part.reshape(labels.shape)
         return with_label_count(numbers, PixelFeatures(self._colours, network_labels), least, most)
-
-
-def _connected_components(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Numbers of the 4-connected components."""
-    from skimage.measure import label
-
-    components: NDArray[Any] = label(labels, connectivity=1, background=-1)
-    return components.astype(np.int64)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dynamicseg.partition import partition
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -28,9 +30,9 @@ class PixelFeatures:
 
     def __init__(self, colours: NDArray[np.float32], network_labels: NDArray[Any]) -> None:
         self._colours = colours.reshape(-1, colours.shape[2])
-        numbers, place = np.unique(network_labels, return_inverse=True)
-        self._network_labels = place.ravel()
-        self._count = len(numbers)
+        of_network = partition(network_labels)
+        self._network_labels = of_network.part
+        self._count = len(of_network)
 
     def of(self, pixels: NDArray[np.int64]) -> NDArray[np.float64]:
         """``[n, D + K]``, with K the network's labels among ``pixels``, if there are two or more of them."""

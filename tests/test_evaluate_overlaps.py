@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dynamicseg.evaluate import ImagePair
-from dynamicseg.evaluate.overlaps import connected_components, overlaps, partition
+from dynamicseg.evaluate.overlaps import overlaps
+from dynamicseg.partition import connected_components, partition
 
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, max_side=7)
 MAPS = hnp.arrays(np.int32, SHAPES, elements=st.integers(-2, 4))

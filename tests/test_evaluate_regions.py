@@ -14,8 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 from skimage.metrics import variation_of_information as skimage_vi
 
 from dynamicseg.evaluate import ImagePair, open_dataset
-from dynamicseg.evaluate.overlaps import Overlaps, overlaps, partition
+from dynamicseg.evaluate.overlaps import Overlaps, overlaps
 from dynamicseg.evaluate.regions import Regions, covering, rand_index, variation_of_information
+from dynamicseg.partition import partition
 
 PAIRS = hnp.array_shapes(min_dims=2, max_dims=2, max_side=6).flatmap(
     lambda shape: st.tuples(*[hnp.arrays(np.int32, shape, elements=st.integers(0, 3)) for _ in range(2)])

@@ -14,9 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 from skimage.segmentation import felzenszwalb
 
 from dynamicseg.evaluate import ImagePair, open_dataset
-from dynamicseg.evaluate.overlaps import connected_components
 from dynamicseg.evaluate.segment_iou import SegmentIoU
 from dynamicseg.io import read_image
+from dynamicseg.partition import connected_components
 
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, max_side=6)
 ANNOTATED = SHAPES.flatmap(

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 import dynamicseg as ds
 from dynamicseg.config import configure
-from dynamicseg.grouping import Grouping, _connected_components
+from dynamicseg.grouping import Grouping
+from dynamicseg.partition import connected_components
 from dynamicseg.segmenter import Segmenter
 from dynamicseg.superpixels import coarser_segmentations
 
@@ -91,7 +92,7 @@ class TestGrouping:
 @given(seed=st.integers(0, 10**6), height=st.integers(1, 8), width=st.integers(1, 8))
 def test_connected_components_are_those_that_share_sides(seed: int, height: int, width: int) -> None:
     labels = np.random.default_rng(seed).integers(0, 3, (height, width)).astype(np.int64)
-    found = _connected_components(labels)
+    found = connected_components(labels)
     expected = -np.ones((height, width), np.int64)
     for start in np.ndindex(height, width):
         if expected[start] < 0:

@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from dynamicseg.evaluate.overlaps import ImagePair, partition
+from dynamicseg.evaluate.overlaps import ImagePair
+from dynamicseg.partition import partition
 
 Matching: TypeAlias = Literal["hungarian", "majority"]
 Counts: TypeAlias = NDArray[np.int64]

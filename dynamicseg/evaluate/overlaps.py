@@ -13,44 +13,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage.measure import label
 
-_DENSE_CELLS_PER_PIXEL = 4
-
-
-@dataclass(frozen=True, eq=False)
-class Partition:
-    """N pixels divided among parts; a part has at least one pixel.
-
-    Attributes:
-        numbers: int64 ``[parts]``, ascending: the label that each part has in its map.
-        part: int64 ``[N]``: the part of each pixel, 0 to parts - 1.
-        areas: int64 ``[parts]``, in pixels.
-    """
-
-    numbers: NDArray[np.int64]
-    part: NDArray[np.int64]
-    areas: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        """How many parts there are."""
-        return len(self.numbers)
-
-
-def partition(labels: NDArray[Any]) -> Partition:
-    """The parts of integers of any shape; pixels with the same number are one part."""
-    flat = labels.ravel().astype(np.int64)
-    smallest = int(flat.min()) if flat.size else 0
-    if flat.size == 0 or int(flat.max()) - smallest > _DENSE_CELLS_PER_PIXEL * flat.size + 1024:
-        numbers, part, areas = np.unique(flat, return_inverse=True, return_counts=True)
-        return Partition(numbers, part.astype(np.int64), areas.astype(np.int64))
-    # Counting is far quicker than the sort inside numpy.unique, where the numbers are dense enough.
-    flat -= smallest
-    counts = np.bincount(flat)
-    present = np.flatnonzero(counts)
-    number = np.zeros(len(counts), np.int64)
-    number[present] = np.arange(len(present))
-    return Partition(present.astype(np.int64) + smallest, number[flat], counts[present].astype(np.int64))
+from dynamicseg.partition import DENSE_CELLS_PER_PIXEL, Partition, connected_components, partition
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +48,7 @@ def overlaps(regions: Partition, segments: Partition) -> Overlaps:
     """The overlaps of two partitions of the same pixels."""
     cells, width = len(regions) * len(segments), len(segments)
     code = regions.part * width + segments.part
-    if cells <= _DENSE_CELLS_PER_PIXEL * code.size + 1024:
+    if cells <= DENSE_CELLS_PER_PIXEL * code.size + 1024:
         counts = np.bincount(code)
         present = np.flatnonzero(counts)
         counts = counts[present]
@@ -92,14 +56,6 @@ def overlaps(regions: Partition, segments: Partition) -> Overlaps:
         present, counts = np.unique(code, return_counts=True)
     region, segment = np.divmod(present.astype(np.int64), max(width, 1))
     return Overlaps(regions, segments, region, segment, counts.astype(np.int64))
-
-
-def connected_components(labels: NDArray[Any]) -> NDArray[np.int64]:
-    """The 4-connected components of all labels, int64 ``[H, W]``, numbered from 0; every label counts, 0 too."""
-    # scikit-image leaves the background out: a number that no label has.
-    smallest = int(labels.min()) if labels.size else 0
-    shifted = labels.astype(np.int64) - smallest
-    return np.asarray(label(shifted, connectivity=1, background=-1), np.int64) - 1
 
 
 class ImagePair:
