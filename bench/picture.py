@@ -15,7 +15,7 @@ import typer
 from PIL import Image
 
 from dynamicseg.evaluate.datasets import open_dataset
-from dynamicseg.io import as_image, display_rgb, write_image
+from dynamicseg.io import display_rgb, write_image
 from dynamicseg.segmentation import Segmentation, relabel_by_area
 from dynamicseg.segmenter import Segmenter
 
@@ -40,13 +40,13 @@ def picture(photos: list[Path], dataset: Path | None = None, published_steps: in
     """
     found = None if dataset is None else open_dataset(dataset, "bsds500")
     truth = {} if found is None else {item.stem: item for item in found.items}
+    default, paper = Segmenter(), Segmenter("paper", max_steps=published_steps, precision="auto")
     rows = []
     for photo in photos:
         if found is not None and photo.stem not in truth:
             raise ValueError(f"{dataset} has no truth of {photo}")
-        ours = Segmenter().segment(photo)
-        published = Segmenter("paper", max_steps=published_steps, precision="auto").segment(photo)
-        panels = [display_rgb(as_image(photo)).astype(np.uint8)]
+        ours, published = default.segment(photo), paper.segment(photo)
+        panels = [display_rgb(ours.image)]
         if found is not None:
             panels.append(_drawn(ours, found.annotators(truth[photo.stem])).overlay())
         panels += [published.overlay(), ours.overlay()]

@@ -316,13 +316,9 @@ def bench_loss_command(
     """
     with _loading():
         from dynamicseg.bench import loss
-    try:
-        height, width = (int(number) for number in size.lower().split("x"))
-    except ValueError:
-        return _wrong_call(f"--size {size}: wants HEIGHTxWIDTH, for example 321x481")
     return _report(
         lambda tell: loss.run(
-            size=(height, width),
+            size=_height_and_width(size),
             channels=channels,
             batch=batch,
             repeats=repeats,
@@ -355,13 +351,9 @@ def bench_step_command(
     """
     with _loading():
         from dynamicseg.bench import step
-    try:
-        height, width = (int(number) for number in size.lower().split("x"))
-    except ValueError:
-        return _wrong_call(f"--size {size}: wants HEIGHTxWIDTH, for example 321x481")
     return _report(
         lambda tell: step.run(
-            size=(height, width),
+            size=_height_and_width(size),
             channels=channels,
             depth=depth,
             repeats=repeats,
@@ -412,6 +404,14 @@ def bench_quality_command(
         json_path,
         plot=None if plot_path is None else lambda report: quality.plot(report, plot_path),
     )
+
+
+def _height_and_width(size: str) -> tuple[int, int]:
+    try:
+        height, width = (int(number) for number in size.lower().split("x"))
+    except ValueError:
+        raise ValueError(f"--size {size}: wants HEIGHTxWIDTH, for example 321x481") from None
+    return height, width
 
 
 def _report(

@@ -13,6 +13,9 @@ from torch.nn import functional
 
 from dynamicseg.weighting import Weighting, checked_mu
 
+DEFAULT_EPS = 1e-5
+"""Added to the variance by batch norm: that of ``torch.nn.BatchNorm2d``."""
+
 
 class DynamicLossOutput(NamedTuple):
     """What the loss tells of each image; only ``loss`` carries a gradient.
@@ -120,7 +123,7 @@ def dynamic_loss(
     return DynamicLossOutput(loss, similarity.detach(), continuity.detach(), weight, label_counts, labels)
 
 
-def relu_batch_norm(x: Tensor, weight: Tensor, bias: Tensor, *, relu: bool = True, eps: float = 1e-5) -> Tensor:
+def relu_batch_norm(x: Tensor, weight: Tensor, bias: Tensor, *, relu: bool = True, eps: float = DEFAULT_EPS) -> Tensor:
     """``weight * (r - mean(r)) / sqrt(variance(r) + eps) + bias`` with ``r = relu(x)``, differentiable in all three.
 
     Args:
@@ -143,7 +146,7 @@ def batch_norm_dynamic_loss(
     mu: float | None = None,
     mask: Tensor | None = None,
     superpixels: Tensor | None = None,
-    eps: float = 1e-5,
+    eps: float = DEFAULT_EPS,
 ) -> DynamicLossOutput:
     """``dynamic_loss`` of ``relu_batch_norm(z, weight, bias, relu=False)``, which is in float32 at least.
 

@@ -86,11 +86,11 @@ class Segmenter:
         config = configure(
             preset,
             weighting=weighting,
-            mu=_as_float(mu),
+            mu=mu,
             max_steps=max_steps,
             min_labels=min_labels,
             max_labels=max_labels,
-            area_exponent=_as_float(area_exponent),
+            area_exponent=area_exponent,
             time_budget=time_budget,
             max_side=max_side,
             seed=seed,
@@ -179,11 +179,6 @@ def segment(
     >>> segmentation.save("out", "photo")
     """
     return Segmenter(**options).segment(image, channel_axis=channel_axis, on_step=on_step)
-
-
-def _as_float(value: float | None) -> float | None:
-    """A whole number is a number, too; what is none is left for the configuration to name."""
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _on_device(superpixels: NDArray[np.int64] | None, device: torch.device) -> Tensor | None:

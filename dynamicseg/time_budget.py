@@ -6,7 +6,8 @@ import time
 
 # The first step has no backward pass before it: a whole one takes 1.3 to 1.6 times as long, measured.
 _WHOLE_STEP = 2.0
-# For steps that are slower than those before, and for what comes after training, about a tenth of a step.
+# For steps that are slower than those before. Regions and label counts come after training, and on top of it: for a
+# photo they take less than a step.
 _MARGIN = 1.1
 _RECENT = 3
 

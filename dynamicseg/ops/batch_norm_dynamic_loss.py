@@ -14,8 +14,8 @@ from dynamicseg import _native, reference
 from dynamicseg.ops._maps import empty_result, result_memory
 from dynamicseg.ops._runtime import backend_for
 from dynamicseg.ops.dynamic_loss import check_loss, empty_outputs, run_loss
-from dynamicseg.ops.relu_batch_norm import DEFAULT_EPS, check_affine
-from dynamicseg.reference import DynamicLossOutput
+from dynamicseg.ops.relu_batch_norm import check_affine
+from dynamicseg.reference import DEFAULT_EPS, DynamicLossOutput
 from dynamicseg.weighting import Weighting
 
 

@@ -23,9 +23,7 @@ from dynamicseg.ops._maps import (
     torch_format,
 )
 from dynamicseg.ops._runtime import backend_for, lend_threads
-
-DEFAULT_EPS = 1e-5
-"""That of ``torch.nn.BatchNorm2d``."""
+from dynamicseg.reference import DEFAULT_EPS
 
 
 def relu_batch_norm(x: Tensor, weight: Tensor, bias: Tensor, *, relu: bool = True, eps: float = DEFAULT_EPS) -> Tensor:
