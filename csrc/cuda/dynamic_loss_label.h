@@ -37,7 +37,9 @@ class Labeller {
 
  public:
   // Pixels that a group of lanes works on together, so that several loads are under way: as many as registers allow.
-  static constexpr int kPixels = kAccess == Access::by_element || kAnyNumber ? 1 : sizeof(Storage) == 4 ? 4 : 2;
+  static constexpr int kPixels = kAccess == Access::by_element || kAnyNumber || sizeof(Storage) == 8 ? 1
+                                 : sizeof(Storage) == 4                                              ? 4
+                                                                                                     : 2;
 
   __device__ __forceinline__ Labeller(const DynamicLossParams& p, const DynamicLossPlan& plan, std::int64_t image)
       : p_(p),
