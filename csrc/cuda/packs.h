@@ -32,6 +32,15 @@ struct alignas(8) HalfPack {
   Storage elements[kPack<Storage> / 2];
 };
 
+// Whether element `i` of a pack that begins at a channel of the map is one as well. All are where packs are read by 16
+// bytes, and half a pack is or is not where they are read by 8.
+template <class Storage, Access kAccess>
+__device__ __forceinline__ bool is_channel(int channel, int i, int channels) {
+  if constexpr (kAccess == Access::by_16_bytes) return true;
+  if constexpr (kAccess == Access::by_8_bytes) i -= i % (kPack<Storage> / 2);
+  return i == 0 || channel + i < channels;
+}
+
 // The pack of a pixel that begins at `channel`; elements beyond the last channel are 0.
 template <class Storage, Access kAccess>
 __device__ __forceinline__ Pack<Storage> load_pack(const Storage* __restrict__ pixel, std::int64_t channel_stride,
@@ -92,11 +101,12 @@ __device__ __forceinline__ Storage element_of(Compute<Storage> value) {
   }
 }
 
+constexpr std::int64_t bytes_of(DType dtype) { return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2; }
+
 // Whether all pixels of a map, and all its packs, begin at addresses divisible by `bytes`.
 inline bool begins_at_multiples(const void* map, DType dtype, const MapShape& shape, const MapStrides& strides,
                                 std::int64_t bytes) {
-  const std::int64_t element = dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2;
-  const auto divides = [&](std::int64_t elements) { return elements * element % bytes == 0; };
+  const auto divides = [&](std::int64_t elements) { return elements * bytes_of(dtype) % bytes == 0; };
   return reinterpret_cast<std::uintptr_t>(map) % static_cast<std::uintptr_t>(bytes) == 0 && divides(shape.channels) &&
          (shape.width == 1 || divides(strides.width)) && (shape.height == 1 || divides(strides.height)) &&
          (shape.batch == 1 || divides(strides.batch));
