@@ -16,16 +16,6 @@
 #include "cuda/dynamic_loss_kernels.h"
 
 namespace dynamicseg {
-namespace {
-
-Access access_of(const DynamicLossParams& p) {
-  const Access x = access_to(p.x, p.dtype, p.format, p.shape, p.strides);
-  if (p.grad_x == nullptr) return x;
-  return narrower(x, access_to(p.grad_x, p.dtype, p.format, p.shape, p.grad_strides));
-}
-
-}  // namespace
-
 std::int64_t dynamic_loss_workspace_bytes(const DynamicLossParams& params) {
   Carver workspace(nullptr);
   dynamic_loss_plan(params, current_device(), false, workspace);
