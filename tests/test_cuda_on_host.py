@@ -71,6 +71,13 @@ class TestBarriers:
         assert min(right) < THREADS
         assert len(set(right)) > 1
 
+    @pytest.mark.parametrize("number", SEEDS)
+    def test_votes(self, call: Call, number: int) -> None:
+        seed(number)
+        votes = np.zeros((THREADS, 3), np.int32)
+        assert call("votes", votes) == ""
+        assert np.array_equal(votes[:200], np.broadcast_to([100, 0, 1], (200, 3)))
+
     def test_one_in_two_places_is_reported(self, call: Call) -> None:
         message = call("divergent_barrier", np.zeros(THREADS, np.int32))
         assert re.fullmatch(

@@ -52,17 +52,6 @@ __device__ __forceinline__ int thread_of(const ThreadLayout& layout, int pixel, 
   return layout.packs_first ? pixel * layout.packs + pack : pack * layout.pixels + pixel;
 }
 
-// The shared memory that a launch asks for beside what its kernel declares, at an address divisible by 16.
-template <class Element>
-__device__ __forceinline__ Element* dynamic_shared() {
-#if defined(__CUDACC__)
-  extern __shared__ __align__(16) unsigned char memory[];
-  return reinterpret_cast<Element*>(memory);
-#else  // tests/cuda_on_host
-  return static_cast<Element*>(cuda_on_host::dynamic_shared_memory());
-#endif
-}
-
 __device__ __forceinline__ double sum_of_warp(double value) {
 #pragma unroll
   for (int by = kWarp / 2; by > 0; by /= 2) value += __shfl_xor_sync(kWholeWarp, value, by);

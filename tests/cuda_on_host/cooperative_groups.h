@@ -13,7 +13,7 @@ inline grid_group this_grid() { return {}; }
 
 class thread_block {
  public:
-  void sync(CUDA_ON_HOST_WHERE) const { cuda_on_host::wait_for_block(where); }
+  void sync(CUDA_ON_HOST_WHERE) const { __syncthreads(where); }
 };
 inline thread_block this_thread_block() { return {}; }
 

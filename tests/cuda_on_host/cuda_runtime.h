@@ -5,6 +5,8 @@
 // chance on a GPU.
 #pragma once
 
+#include <math.h>  // unlike cmath, it names its functions without std:: as well
+
 #include <cmath>
 #include <concepts>
 #include <cstddef>
@@ -24,6 +26,7 @@
 #define __shared__ static thread_local
 #define __constant__ static
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __align__(bytes) alignas(bytes)
 
 // ---- indices ---------------------------------------------------------------------------------------------------------
@@ -115,9 +118,13 @@ void allow_shared_bytes(const void* kernel, std::size_t bytes);
 cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, const std::function<void()>& thread,
                    const Where& where);
 cudaError_t occupancy(int* blocks, int threads, const void* kernel, std::size_t shared_bytes);
-void* dynamic_shared_memory();
+void* dynamic_shared();
 
-void wait_for_block(const Where& where);
+// Of how many of the threads that arrive the predicate holds, and how many arrive.
+struct Votes {
+  int yes, all;
+};
+Votes wait_for_block(bool predicate, const Where& where);
 void wait_for_grid(const Where& where);
 
 // What each lane of `mask` gives, and how to make of all of it what each one gets.
@@ -181,7 +188,15 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
 
 #define CUDA_ON_HOST_WHERE const cuda_on_host::Where &where = cuda_on_host::Where::current()
 
-inline void __syncthreads(CUDA_ON_HOST_WHERE) { cuda_on_host::wait_for_block(where); }
+inline void __syncthreads(CUDA_ON_HOST_WHERE) { cuda_on_host::wait_for_block(false, where); }
+inline int __syncthreads_count(int predicate, CUDA_ON_HOST_WHERE) {
+  return cuda_on_host::wait_for_block(predicate != 0, where).yes;
+}
+inline int __syncthreads_or(int predicate, CUDA_ON_HOST_WHERE) { return __syncthreads_count(predicate, where) > 0; }
+inline int __syncthreads_and(int predicate, CUDA_ON_HOST_WHERE) {
+  const auto [yes, all] = cuda_on_host::wait_for_block(predicate != 0, where);
+  return yes == all;
+}
 inline void __syncwarp(unsigned mask = 0xffffffffu, CUDA_ON_HOST_WHERE) {
   cuda_on_host::exchange(cuda_on_host::WarpOperation::wait, mask, {}, where);
 }

@@ -41,6 +41,15 @@ __global__ void divergent_kernel(int* out) {
   }
 }
 
+// For each thread: of how many threads its number is even, of any 300, of all less than 300; some have gone home before.
+__global__ void votes_kernel(int* votes) {
+  if (threadIdx.x >= 200) return;
+  const int thread = static_cast<int>(threadIdx.x);
+  votes[3 * thread] = __syncthreads_count(thread % 2 == 0);
+  votes[3 * thread + 1] = __syncthreads_or(thread == 300);
+  votes[3 * thread + 2] = __syncthreads_and(thread < 300);
+}
+
 __global__ void missing_lane_kernel(int* out) {
   if (threadIdx.x == 37) return;
   out[threadIdx.x] = __shfl_sync(kWholeWarp, static_cast<int>(threadIdx.x), 0);
@@ -145,6 +154,7 @@ FOR_PYTHON neighbours(bool barrier, const int* values, int* out) {
   return run(barrier ? neighbours_kernel<true> : neighbours_kernel<false>, 1, kThreads, 0, false, values, out);
 }
 FOR_PYTHON divergent_barrier(int* out) { return run(divergent_kernel, 1, 256, 0, false, out); }
+FOR_PYTHON votes(int* votes) { return run(votes_kernel, 1, kThreads, 0, false, votes); }
 FOR_PYTHON missing_lane(int* out) { return run(missing_lane_kernel, 1, 64, 0, false, out); }
 FOR_PYTHON outside_of_mask(float* out) { return run(outside_of_mask_kernel, 1, 32, 0, false, out); }
 FOR_PYTHON warp(long long* rows) { return run(warp_kernel, 1, 32, 0, false, rows); }

@@ -346,11 +346,13 @@ class Block {
     }
   }
 
-  void wait_for_others(State state, const Where& where) {
+  Votes wait_for_others(State state, bool predicate, const Where& where) {
     Fiber& fiber = fibers_[threadIdx.x];
     fiber.state = state;
+    fiber.given.value = predicate;
     fiber.where = where;
     leave(fiber);
+    return votes_;
   }
 
   std::uint64_t exchange(WarpOperation operation, unsigned mask, FromLane given, const Where& where) {
@@ -492,8 +494,12 @@ class Block {
       grid_.wait(report());
       current = this;
     }
+    votes_ = {};
     for (Fiber& fiber : fibers_) {
-      if (fiber.state != State::ended) fiber.state = State::runnable;
+      if (fiber.state == State::ended) continue;
+      fiber.state = State::runnable;
+      votes_.yes += fiber.given.value != 0 ? 1 : 0;
+      ++votes_.all;
     }
     return true;
   }
@@ -543,6 +549,7 @@ class Block {
   Random random_;
   const bool in_order_;
   std::vector<Fiber> fibers_;
+  Votes votes_{};
   std::unique_ptr<Stacks> stacks_;
   unsigned char* shared_;
   Context scheduler_{};
@@ -637,9 +644,11 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, const s
   return grid.failed() ? failed(cudaErrorLaunchFailure, grid.message()) : cudaSuccess;
 }
 
-void* dynamic_shared_memory() { return Block::current->shared(); }
-void wait_for_block(const Where& where) { Block::current->wait_for_others(State::at_block, where); }
-void wait_for_grid(const Where& where) { Block::current->wait_for_others(State::at_grid, where); }
+void* dynamic_shared() { return Block::current->shared(); }
+Votes wait_for_block(bool predicate, const Where& where) {
+  return Block::current->wait_for_others(State::at_block, predicate, where);
+}
+void wait_for_grid(const Where& where) { Block::current->wait_for_others(State::at_grid, false, where); }
 std::uint64_t exchange(WarpOperation operation, unsigned mask, FromLane given, const Where& where) {
   return Block::current->exchange(operation, mask, given, where);
 }
