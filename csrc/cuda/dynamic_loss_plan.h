@@ -11,8 +11,6 @@
 
 namespace dynamicseg {
 
-constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
 // Everything that the kernels know besides DynamicLossParams. Integers are sums, so that atomic additions to them may
 // come in any order; floating-point sums are kept tile by tile, and added up in the order of tiles.
 struct DynamicLossPlan {

@@ -22,15 +22,13 @@ constexpr int kPack = 16 / static_cast<int>(sizeof(Storage));
 // element by element; contiguous maps always so: then neighbouring threads read neighbouring pixels of one channel.
 enum class Access { by_16_bytes, by_8_bytes, by_element };
 
-template <class Storage>
-struct alignas(16) Pack {
-  Storage elements[kPack<Storage>];
+template <class Storage, int kCount = kPack<Storage>>
+struct alignas(kCount * sizeof(Storage)) Pack {
+  Storage elements[kCount];
 };
 
 template <class Storage>
-struct alignas(8) HalfPack {
-  Storage elements[kPack<Storage> / 2];
-};
+using HalfPack = Pack<Storage, kPack<Storage> / 2>;
 
 // The pack of a pixel that begins at `channel`; elements beyond the last channel are 0.
 template <class Storage, Access kAccess>
@@ -92,11 +90,12 @@ __device__ __forceinline__ Storage element_of(Compute<Storage> value) {
   }
 }
 
+inline std::int64_t bytes_of(DType dtype) { return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2; }
+
 // Whether all pixels of a map, and all its packs, begin at addresses divisible by `bytes`.
 inline bool begins_at_multiples(const void* map, DType dtype, const MapShape& shape, const MapStrides& strides,
                                 std::int64_t bytes) {
-  const std::int64_t element = dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2;
-  const auto divides = [&](std::int64_t elements) { return elements * element % bytes == 0; };
+  const auto divides = [&](std::int64_t elements) { return elements * bytes_of(dtype) % bytes == 0; };
   return reinterpret_cast<std::uintptr_t>(map) % static_cast<std::uintptr_t>(bytes) == 0 && divides(shape.channels) &&
          (shape.width == 1 || divides(strides.width)) && (shape.height == 1 || divides(strides.height)) &&
          (shape.batch == 1 || divides(strides.batch));
