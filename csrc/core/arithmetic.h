@@ -82,6 +82,8 @@ DYNAMICSEG_HOST_DEVICE Float16 rounded_to_float16(float value) {
 #endif
 }
 
+DYNAMICSEG_HOST_DEVICE std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
 // The sign of a difference: 0 for 0 and for a NaN.
 template <class Value>
 DYNAMICSEG_HOST_DEVICE Value sign_of(Value difference) {

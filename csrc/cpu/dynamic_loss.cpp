@@ -31,8 +31,6 @@ DynamicLossKernels kernels_of_active_instruction_set(const DynamicLossParams& pa
   }
 }
 
-std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
 // All images of a batch cut into tiles, image after image, row after row.
 class Tiling {
  public:

@@ -10,6 +10,17 @@
 
 namespace dynamicseg {
 
+// The shared memory of which a launch says how much it is.
+template <class Element>
+__device__ __forceinline__ Element* dynamic_shared() {
+#if defined(__CUDACC__)
+  extern __shared__ __align__(16) unsigned char bytes[];
+  return reinterpret_cast<Element*>(bytes);
+#else
+  return static_cast<Element*>(cuda_on_host::dynamic_shared());
+#endif
+}
+
 // Which pixel, of some that lie side by side, and which pack of it each thread works on: in channels-last maps the
 // packs of a pixel go to neighbouring threads, in contiguous ones the pixels of a pack.
 struct ThreadLayout {

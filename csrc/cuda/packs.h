@@ -22,13 +22,24 @@ constexpr int kPack = 16 / static_cast<int>(sizeof(Storage));
 // element by element; contiguous maps always so: then neighbouring threads read neighbouring pixels of one channel.
 enum class Access { by_16_bytes, by_8_bytes, by_element };
 
-template <class Storage, int kCount = kPack<Storage>>
-struct alignas(kCount * sizeof(Storage)) Pack {
-  Storage elements[kCount];
+template <class Storage>
+struct alignas(16) Pack {
+  Storage elements[kPack<Storage>];
 };
 
 template <class Storage>
-using HalfPack = Pack<Storage, kPack<Storage> / 2>;
+struct alignas(8) HalfPack {
+  Storage elements[kPack<Storage> / 2];
+};
+
+// Whether element `i` of a pack that begins at a channel of the map is one as well. All are where packs are read by 16
+// bytes, and half a pack is or is not where they are read by 8.
+template <class Storage, Access kAccess>
+__device__ __forceinline__ bool is_channel(int channel, int i, int channels) {
+  if constexpr (kAccess == Access::by_16_bytes) return true;
+  if constexpr (kAccess == Access::by_8_bytes) i -= i % (kPack<Storage> / 2);
+  return i == 0 || channel + i < channels;
+}
 
 // The pack of a pixel that begins at `channel`; elements beyond the last channel are 0.
 template <class Storage, Access kAccess>
@@ -90,7 +101,7 @@ __device__ __forceinline__ Storage element_of(Compute<Storage> value) {
   }
 }
 
-inline std::int64_t bytes_of(DType dtype) { return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2; }
+constexpr std::int64_t bytes_of(DType dtype) { return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2; }
 
 // Whether all pixels of a map, and all its packs, begin at addresses divisible by `bytes`.
 inline bool begins_at_multiples(const void* map, DType dtype, const MapShape& shape, const MapStrides& strides,
