@@ -365,8 +365,8 @@ void launch_normalise(const ReluBatchNormParams& params, const NormPlan& plan, c
                       const CudaLaunch& where) {
   const TileWalk walk = tile_walk(
       plan, params.shape, has_no_gaps(params.shape, params.strides) && has_no_gaps(params.shape, params.y_strides));
-  const bool aligned = is_aligned(params, plan, params.x, params.strides) &&
-                       is_aligned(params, plan, params.y, params.y_strides);
+  const bool aligned =
+      is_aligned(params, plan, params.x, params.strides) && is_aligned(params, plan, params.y, params.y_strides);
   with_storage_of(params.dtype, [&](auto element) {
     using Storage = decltype(element);
     with_packs<Storage>(plan, aligned, [&](auto count, auto whole) {

@@ -81,8 +81,8 @@ class Cursor {
   __device__ __forceinline__ Cursor(const MapWalk<Storage>& map, const TileWalk& walk, const TileShare& share)
       : map_(map), walk_(walk) {
     const std::int64_t first = share.begin + share.pixel;
-    const std::int64_t pixel = kBackwards ? first + static_cast<std::int64_t>(share.steps - 1) * walk.threads.pixels
-                                          : first;
+    const std::int64_t pixel =
+        kBackwards ? first + static_cast<std::int64_t>(share.steps - 1) * walk.threads.pixels : first;
     column_ = pixel % walk.row_length;
     at_ = map.map + share.image * map.strides.batch + share.channel * map.strides.channel +
           pixel / walk.row_length * map.strides.height + column_ * map.strides.width;
