@@ -1,8 +1,10 @@
 // The phases of dynamic_loss as kernels, and the launching of them.
 #pragma once
 
+#include <cooperative_groups.h>
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstdint>
 
 #include "cuda/dynamic_loss_label.h"
