@@ -37,11 +37,10 @@
 namespace dynamicseg {
 namespace {
 
-// Packs of a map that a thread reads before it looks at the first of them, where a kernel reads so many maps.
-template <class Storage, int kCount>
-constexpr int kPacksAtOnce = kCount * static_cast<int>(sizeof(Storage)) == 16 ? 4 : 8;
-template <class Storage, int kCount>
-constexpr int kPacksOfTwoAtOnce = kPacksAtOnce<Storage, kCount> / 2;
+// Packs that a thread reads before it looks at the first of them: 64 bytes, or what registers hold.
+template <class Storage, int kCount, bool kPlain, int kMaps>
+constexpr int kPacksAtOnce = kPlain ? (kCount * static_cast<int>(sizeof(Storage)) == 16 ? 4 : 8) / kMaps
+                                    : (kCount == 8 ? 1 : 2);
 
 // Channels that a block adds up the tiles of: 32 bytes of doubles that lie side by side.
 constexpr int kChannelsTogether = 4;
@@ -52,29 +51,30 @@ constexpr int kTilesTogether = kThreads / kChannelsTogether;
 // ---- over the tiles of a map ----------------------------------------------------------------------------------------
 
 // Writes, of each tile and channel, the mean and the sum of squares around it.
-template <class Storage, int kCount, bool kAligned>
+template <class Storage, int kCount, bool kPlain>
 DYNAMICSEG_NORM_KERNEL moments_kernel(TileWalk walk, MapWalk<const Storage> x, Compute<Storage> lowest,
                                       double* __restrict__ moments /* [B * tiles, 2, C] */) {
   using Value = Compute<Storage>;
-  constexpr int kAtOnce = kPacksAtOnce<Storage, kCount>;
+  constexpr int kAtOnce = kPacksAtOnce<Storage, kCount, kPlain, 1>;
   __shared__ Value centres[kCount][kThreads];
 
   const TileShare share = share_of_thread<kCount>(walk, blockIdx.x);
-  Cursor<const Storage, false> from(x, walk, share);
+  Cursor<const Storage, kPlain, false> from(x, walk, share);
   Value shift[kCount]{}, sum[kCount]{}, squares[kCount]{};
+#pragma unroll 1
   for (int step = 0; step < share.steps; step += kAtOnce) {
     Pack<Storage, kCount> packs[kAtOnce];
-    load_next<kCount, kAligned>(from, x.strides.channel, share.steps - step, packs);
+    load_next<kCount, kPlain>(from, share.steps - step, packs);
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
-      if (step == 0) shift[i] = at_least(number(packs[0].elements[i]), lowest);
+      if (step == 0) shift[i] = at_least(number(packs[0].element(i)), lowest);
     }
 #pragma unroll
     for (int p = 0; p < kAtOnce; ++p) {
       if (step + p >= share.steps) break;
 #pragma unroll
       for (int i = 0; i < kCount; ++i) {
-        const Value away = at_least(number(packs[p].elements[i]), lowest) - shift[i];
+        const Value away = at_least(number(packs[p].element(i)), lowest) - shift[i];
         sum[i] += away;
         squares[i] += away * away;
       }
@@ -87,32 +87,25 @@ DYNAMICSEG_NORM_KERNEL moments_kernel(TileWalk walk, MapWalk<const Storage> x, C
     for (int i = 0; i < kCount; ++i) centres[i][share.pack] = shift[i];
   }
   __syncthreads();
-  double first[kCount]{}, second[kCount]{};
-  if (share.steps > 0) {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) {
-      const double count = share.steps;
-      const double moved = static_cast<double>(shift[i]) - static_cast<double>(centres[i][share.pack]);
-      first[i] = static_cast<double>(sum[i]) + count * moved;
-      second[i] = static_cast<double>(squares[i]) + moved * (2 * static_cast<double>(sum[i]) + count * moved);
-    }
-  }
-  sum_over_pixels<kCount>(walk.threads, share.pixel, share.pack, first, second);
-  if (share.pixel != 0 || share.steps == 0) return;
   double* mean = moments + share.tile * 2 * walk.channels + share.channel;
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) {
-    const double away = first[i] / share.tile_pixels;
+  const auto moved_to_centre = [&](int i, double& first, double& second) {
+    const double count = share.steps;
+    const double moved = static_cast<double>(shift[i]) - static_cast<double>(centres[i][share.pack]);
+    first = static_cast<double>(sum[i]) + count * moved;
+    second = static_cast<double>(squares[i]) + moved * (2 * static_cast<double>(sum[i]) + count * moved);
+  };
+  sum_tile<kCount>(walk, share, moved_to_centre, [&](int i, double first, double second) {
+    const double away = first / share.tile_pixels;
     mean[i] = static_cast<double>(shift[i]) + away;
-    mean[walk.channels + i] = second[i] - away * first[i];
-  }
+    mean[walk.channels + i] = second - away * first;
+  });
 }
 
-template <class Storage, int kCount, bool kAligned>
+template <class Storage, int kCount, bool kPlain>
 DYNAMICSEG_NORM_KERNEL normalise_kernel(TileWalk walk, MapWalk<const Storage> x, MapWalk<Storage> y,
                                         Compute<Storage> lowest, ChannelFactors factors) {
   using Value = Compute<Storage>;
-  constexpr int kAtOnce = kPacksAtOnce<Storage, kCount>;
+  constexpr int kAtOnce = kPacksAtOnce<Storage, kCount, kPlain, 1>;
   const TileShare share = share_of_thread<kCount>(walk, gridDim.x - 1 - blockIdx.x);
   if (share.steps == 0) return;
   Value mean[kCount], scale[kCount], offset[kCount];
@@ -122,77 +115,74 @@ DYNAMICSEG_NORM_KERNEL normalise_kernel(TileWalk walk, MapWalk<const Storage> x,
     scale[i] = static_cast<const Value*>(factors.scale)[share.channel + i];
     offset[i] = static_cast<const Value*>(factors.offset)[share.channel + i];
   }
-  Cursor<const Storage, true> from(x, walk, share);
-  Cursor<Storage, true> to(y, walk, share);
+  Cursor<const Storage, kPlain, true> from(x, walk, share);
+  Cursor<Storage, kPlain, true> to(y, walk, share);
+#pragma unroll 1
   for (int step = 0; step < share.steps; step += kAtOnce) {
     Pack<Storage, kCount> packs[kAtOnce];
-    load_next<kCount, kAligned>(from, x.strides.channel, share.steps - step, packs);
+    load_next<kCount, kPlain>(from, share.steps - step, packs);
 #pragma unroll
     for (int p = 0; p < kAtOnce; ++p) {
       if (step + p >= share.steps) break;
+      Value result[kCount];
 #pragma unroll
       for (int i = 0; i < kCount; ++i) {
-        const Value r = at_least(number(packs[p].elements[i]), lowest);
-        packs[p].elements[i] = element_of<Storage>((r - mean[i]) * scale[i] + offset[i]);
+        result[i] = (at_least(number(packs[p].element(i)), lowest) - mean[i]) * scale[i] + offset[i];
       }
-      store_channels<Storage, kCount, kAligned>(to.at(), y.strides.channel, packs[p]);
+      store_channels<Storage, kCount, kPlain>(to.at(), pack_of<Storage, kCount>(result));
       to.next();
     }
   }
 }
 
 // Writes, of each tile and channel, the sums of the gradient and of the gradient times (r - mean).
-template <class Storage, int kCount, bool kAligned>
+template <class Storage, int kCount, bool kPlain>
 DYNAMICSEG_NORM_KERNEL gradient_sums_kernel(TileWalk walk, MapWalk<const Storage> x, MapWalk<const Storage> grad_y,
                                             Compute<Storage> lowest, const Compute<Storage>* __restrict__ means,
                                             double* __restrict__ sums /* [B * tiles, 2, C] */) {
   using Value = Compute<Storage>;
-  constexpr int kAtOnce = kPacksOfTwoAtOnce<Storage, kCount>;
+  constexpr int kAtOnce = kPacksAtOnce<Storage, kCount, kPlain, 2>;
   const TileShare share = share_of_thread<kCount>(walk, blockIdx.x);
-  Cursor<const Storage, false> from_x(x, walk, share), from_grad(grad_y, walk, share);
+  Cursor<const Storage, kPlain, false> from_x(x, walk, share), from_grad(grad_y, walk, share);
   Value mean[kCount]{}, sum[kCount]{}, sum_centred[kCount]{};
   if (share.steps > 0) {
 #pragma unroll
     for (int i = 0; i < kCount; ++i) mean[i] = means[share.channel + i];
   }
+#pragma unroll 1
   for (int step = 0; step < share.steps; step += kAtOnce) {
     Pack<Storage, kCount> values[kAtOnce], grads[kAtOnce];
-    load_next<kCount, kAligned>(from_x, x.strides.channel, share.steps - step, values);
-    load_next<kCount, kAligned>(from_grad, grad_y.strides.channel, share.steps - step, grads);
+    load_next<kCount, kPlain>(from_x, share.steps - step, values);
+    load_next<kCount, kPlain>(from_grad, share.steps - step, grads);
 #pragma unroll
     for (int p = 0; p < kAtOnce; ++p) {
       if (step + p >= share.steps) break;
 #pragma unroll
       for (int i = 0; i < kCount; ++i) {
-        const Value grad = number(grads[p].elements[i]);
+        const Value grad = number(grads[p].element(i));
         sum[i] += grad;
-        sum_centred[i] += grad * (at_least(number(values[p].elements[i]), lowest) - mean[i]);
+        sum_centred[i] += grad * (at_least(number(values[p].element(i)), lowest) - mean[i]);
       }
     }
   }
-  double first[kCount], second[kCount];
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) {
-    first[i] = static_cast<double>(sum[i]);
-    second[i] = static_cast<double>(sum_centred[i]);
-  }
-  sum_over_pixels<kCount>(walk.threads, share.pixel, share.pack, first, second);
-  if (share.pixel != 0 || share.steps == 0) return;
   double* total = sums + share.tile * 2 * walk.channels + share.channel;
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) {
-    total[i] = first[i];
-    total[walk.channels + i] = second[i];
-  }
+  const auto of_thread = [&](int i, double& first, double& second) {
+    first = static_cast<double>(sum[i]);
+    second = static_cast<double>(sum_centred[i]);
+  };
+  sum_tile<kCount>(walk, share, of_thread, [&](int i, double first, double second) {
+    total[i] = first;
+    total[walk.channels + i] = second;
+  });
 }
 
 // grad_x may be grad_y: a thread reads its pixels before it writes them.
-template <class Storage, int kCount, bool kAligned>
+template <class Storage, int kCount, bool kPlain>
 DYNAMICSEG_NORM_KERNEL gradient_kernel(TileWalk walk, MapWalk<const Storage> x, MapWalk<const Storage> grad_y,
                                        MapWalk<Storage> grad_x, bool relu, Compute<Storage> lowest,
                                        ChannelFactors factors) {
   using Value = Compute<Storage>;
-  constexpr int kAtOnce = kPacksOfTwoAtOnce<Storage, kCount>;
+  constexpr int kAtOnce = kCount == 8 ? 1 : kPacksAtOnce<Storage, kCount, kPlain, 2>;
   const TileShare share = share_of_thread<kCount>(walk, gridDim.x - 1 - blockIdx.x);
   if (share.steps == 0) return;
   Value mean[kCount], scale[kCount], offset[kCount], slope[kCount];
@@ -203,23 +193,25 @@ DYNAMICSEG_NORM_KERNEL gradient_kernel(TileWalk walk, MapWalk<const Storage> x, 
     offset[i] = static_cast<const Value*>(factors.offset)[share.channel + i];
     slope[i] = static_cast<const Value*>(factors.slope)[share.channel + i];
   }
-  Cursor<const Storage, true> from_x(x, walk, share), from_grad(grad_y, walk, share);
-  Cursor<Storage, true> to(grad_x, walk, share);
+  Cursor<const Storage, kPlain, true> from_x(x, walk, share), from_grad(grad_y, walk, share);
+  Cursor<Storage, kPlain, true> to(grad_x, walk, share);
+#pragma unroll 1
   for (int step = 0; step < share.steps; step += kAtOnce) {
     Pack<Storage, kCount> values[kAtOnce], grads[kAtOnce];
-    load_next<kCount, kAligned>(from_x, x.strides.channel, share.steps - step, values);
-    load_next<kCount, kAligned>(from_grad, grad_y.strides.channel, share.steps - step, grads);
+    load_next<kCount, kPlain>(from_x, share.steps - step, values);
+    load_next<kCount, kPlain>(from_grad, share.steps - step, grads);
 #pragma unroll
     for (int p = 0; p < kAtOnce; ++p) {
       if (step + p >= share.steps) break;
+      Value result[kCount];
 #pragma unroll
       for (int i = 0; i < kCount; ++i) {
-        const Value value = number(values[p].elements[i]);
+        const Value value = number(values[p].element(i));
         const Value centred = at_least(value, lowest) - mean[i];
-        const Value grad = number(grads[p].elements[i]) * scale[i] + offset[i] + centred * slope[i];
-        grads[p].elements[i] = element_of<Storage>(relu && value <= 0 ? Value{0} : grad);
+        const Value grad = number(grads[p].element(i)) * scale[i] + offset[i] + centred * slope[i];
+        result[i] = relu && value <= 0 ? Value{0} : grad;
       }
-      store_channels<Storage, kCount, kAligned>(to.at(), grad_x.strides.channel, grads[p]);
+      store_channels<Storage, kCount, kPlain>(to.at(), pack_of<Storage, kCount>(result));
       to.next();
     }
   }
@@ -317,13 +309,12 @@ Compute<Storage> lowest_of(const ReluBatchNormParams& params) {
   return params.relu ? 0 : -std::numeric_limits<Compute<Storage>>::infinity();
 }
 
-// Calls body(count, aligned), both as types, with the pack of a plan and whether all of the maps allow to read it at
-// once.
+// Calls body(count, plain), both as types, with the pack of a plan.
 template <class Storage, class Body>
-void with_packs(const NormPlan& plan, bool aligned, Body body) {
+void with_packs(const NormPlan& plan, bool plain, Body body) {
   constexpr int kWhole = kPack<Storage>;
   const auto with_count = [&](auto count) {
-    if (aligned) {
+    if (plain) {
       body(count, std::true_type{});
     } else {
       body(count, std::false_type{});
@@ -333,12 +324,15 @@ void with_packs(const NormPlan& plan, bool aligned, Body body) {
   if constexpr (kWhole > 2) {
     if (plan.count == kWhole / 2) return with_count(std::integral_constant<int, kWhole / 2>{});
   }
-  body(std::integral_constant<int, 1>{}, std::true_type{});
+  with_count(std::integral_constant<int, 1>{});
 }
 
-bool is_aligned(const ReluBatchNormParams& params, const NormPlan& plan, const void* map, const MapStrides& strides) {
-  return plan.count == 1 ||
-         begins_at_multiples(map, params.dtype, params.shape, strides, plan.count * bytes_of(params.dtype));
+// Whether the pixels of a map lie at equal distances, and its packs at addresses that allow to read them at once. What
+// does not is a view of a larger map: it is read element by element.
+bool is_plain(const ReluBatchNormParams& params, const NormPlan& plan, const void* map, const MapStrides& strides) {
+  return strides.height == params.shape.width * strides.width &&
+         (plan.count == 1 ||
+          begins_at_multiples(map, params.dtype, params.shape, strides, plan.count * bytes_of(params.dtype)));
 }
 
 template <class Body>
@@ -350,12 +344,12 @@ void with_statistic_of(DType dtype, Body body) {
 std::int64_t blocks_for_channels(std::int64_t channels) { return padded_channels(channels) / kChannelsTogether; }
 
 void launch_moments(const ReluBatchNormParams& params, const NormPlan& plan, double* moments, const CudaLaunch& where) {
-  const TileWalk walk = tile_walk(plan, params.shape, has_no_gaps(params.shape, params.strides));
-  const bool aligned = is_aligned(params, plan, params.x, params.strides);
+  const bool plain = is_plain(params, plan, params.x, params.strides);
+  const TileWalk walk = tile_walk(plan, params.shape, plain);
   with_storage_of(params.dtype, [&](auto element) {
     using Storage = decltype(element);
-    with_packs<Storage>(plan, aligned, [&](auto count, auto whole) {
-      launch("moments", moments_kernel<Storage, count.value, whole.value>, plan.blocks, 0, where, false, walk,
+    with_packs<Storage>(plan, plain, [&](auto count, auto as_is) {
+      launch("moments", moments_kernel<Storage, count.value, as_is.value>, plan.blocks, 0, where, false, walk,
              walk_of(static_cast<const Storage*>(params.x), params.strides, walk), lowest_of<Storage>(params), moments);
     });
   });
@@ -363,14 +357,13 @@ void launch_moments(const ReluBatchNormParams& params, const NormPlan& plan, dou
 
 void launch_normalise(const ReluBatchNormParams& params, const NormPlan& plan, const ChannelFactors& factors,
                       const CudaLaunch& where) {
-  const TileWalk walk = tile_walk(
-      plan, params.shape, has_no_gaps(params.shape, params.strides) && has_no_gaps(params.shape, params.y_strides));
-  const bool aligned =
-      is_aligned(params, plan, params.x, params.strides) && is_aligned(params, plan, params.y, params.y_strides);
+  const bool plain = is_plain(params, plan, params.x, params.strides) &&
+                     is_plain(params, plan, params.y, params.y_strides);
+  const TileWalk walk = tile_walk(plan, params.shape, plain);
   with_storage_of(params.dtype, [&](auto element) {
     using Storage = decltype(element);
-    with_packs<Storage>(plan, aligned, [&](auto count, auto whole) {
-      launch("normalise", normalise_kernel<Storage, count.value, whole.value>, plan.blocks, 0, where, false, walk,
+    with_packs<Storage>(plan, plain, [&](auto count, auto as_is) {
+      launch("normalise", normalise_kernel<Storage, count.value, as_is.value>, plan.blocks, 0, where, false, walk,
              walk_of(static_cast<const Storage*>(params.x), params.strides, walk),
              walk_of(static_cast<Storage*>(params.y), params.y_strides, walk), lowest_of<Storage>(params), factors);
     });
@@ -379,15 +372,13 @@ void launch_normalise(const ReluBatchNormParams& params, const NormPlan& plan, c
 
 void launch_gradient_sums(const ReluBatchNormParams& params, const NormPlan& plan, double* sums,
                           const CudaLaunch& where) {
-  const TileWalk walk =
-      tile_walk(plan, params.shape,
-                has_no_gaps(params.shape, params.strides) && has_no_gaps(params.shape, params.grad_y_strides));
-  const bool aligned = is_aligned(params, plan, params.x, params.strides) &&
-                       is_aligned(params, plan, params.grad_y, params.grad_y_strides);
+  const bool plain = is_plain(params, plan, params.x, params.strides) &&
+                     is_plain(params, plan, params.grad_y, params.grad_y_strides);
+  const TileWalk walk = tile_walk(plan, params.shape, plain);
   with_storage_of(params.dtype, [&](auto element) {
     using Storage = decltype(element);
-    with_packs<Storage>(plan, aligned, [&](auto count, auto whole) {
-      launch("gradient sums", gradient_sums_kernel<Storage, count.value, whole.value>, plan.blocks, 0, where, false,
+    with_packs<Storage>(plan, plain, [&](auto count, auto as_is) {
+      launch("gradient sums", gradient_sums_kernel<Storage, count.value, as_is.value>, plan.blocks, 0, where, false,
              walk, walk_of(static_cast<const Storage*>(params.x), params.strides, walk),
              walk_of(static_cast<const Storage*>(params.grad_y), params.grad_y_strides, walk),
              lowest_of<Storage>(params), static_cast<const Compute<Storage>*>(params.mean), sums);
@@ -440,19 +431,14 @@ void launch_gradient_factors(const ReluBatchNormParams& params, const double* su
 
 void launch_gradient(const ReluBatchNormParams& params, const ChannelFactors& factors, const CudaLaunch& where) {
   const NormPlan plan = norm_plan(params);
-  bool no_gaps = true, aligned = true;
-  const auto look_at = [&](const void* map, const MapStrides& strides) {
-    no_gaps = no_gaps && has_no_gaps(params.shape, strides);
-    aligned = aligned && is_aligned(params, plan, map, strides);
-  };
-  look_at(params.x, params.strides);
-  look_at(params.grad_y, params.grad_y_strides);
-  look_at(params.grad_x, params.grad_x_strides);
-  const TileWalk walk = tile_walk(plan, params.shape, no_gaps);
+  const bool plain = is_plain(params, plan, params.x, params.strides) &&
+                     is_plain(params, plan, params.grad_y, params.grad_y_strides) &&
+                     is_plain(params, plan, params.grad_x, params.grad_x_strides);
+  const TileWalk walk = tile_walk(plan, params.shape, plain);
   with_storage_of(params.dtype, [&](auto element) {
     using Storage = decltype(element);
-    with_packs<Storage>(plan, aligned, [&](auto count, auto whole) {
-      launch("gradient", gradient_kernel<Storage, count.value, whole.value>, plan.blocks, 0, where, false, walk,
+    with_packs<Storage>(plan, plain, [&](auto count, auto as_is) {
+      launch("gradient", gradient_kernel<Storage, count.value, as_is.value>, plan.blocks, 0, where, false, walk,
              walk_of(static_cast<const Storage*>(params.x), params.strides, walk),
              walk_of(static_cast<const Storage*>(params.grad_y), params.grad_y_strides, walk),
              walk_of(static_cast<Storage*>(params.grad_x), params.grad_x_strides, walk), params.relu,

@@ -74,11 +74,6 @@ inline NormPlan norm_plan(const ReluBatchNormParams& params) {
   return plan;
 }
 
-// Whether the pixels of an image lie at equal distances, also from one row to the next.
-inline bool has_no_gaps(const MapShape& shape, const MapStrides& strides) {
-  return strides.height == shape.width * strides.width;
-}
-
 // One map, and how a thread gets from one of its pixels to its next one in the tile. In elements.
 template <class Storage>
 struct MapWalk {
@@ -104,8 +99,8 @@ MapWalk<Storage> walk_of(Storage* map, const MapStrides& strides, const TileWalk
           strides.height - tiles.row_length * strides.width};
 }
 
-inline TileWalk tile_walk(const NormPlan& plan, const MapShape& shape, bool no_gaps) {
-  const std::int64_t row_length = no_gaps ? plan.pixels : shape.width;
+inline TileWalk tile_walk(const NormPlan& plan, const MapShape& shape, bool plain) {
+  const std::int64_t row_length = plain ? plan.pixels : shape.width;
   return {plan.threads,
           static_cast<unsigned>(plan.groups),
           static_cast<unsigned>(plan.tiles),

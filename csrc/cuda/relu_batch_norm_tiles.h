@@ -23,26 +23,26 @@ __device__ __forceinline__ float at_least(float value, float lowest) {
 }
 __device__ __forceinline__ double at_least(double value, double lowest) { return value < lowest ? lowest : value; }
 
-template <class Storage, int kCount, bool kAligned>
-__device__ __forceinline__ Pack<Storage, kCount> load_channels(const Storage* at, std::int64_t channel_stride) {
-  Pack<Storage, kCount> pack;
-  if constexpr (kAligned) {
+// A pack of more than one channel is one of a channels-last map, where channels lie side by side.
+template <class Storage, int kCount, bool kPlain>
+__device__ __forceinline__ Pack<Storage, kCount> load_channels(const Storage* at) {
+  Pack<Storage, kCount> pack{};
+  if constexpr (kPlain) {
     pack = *reinterpret_cast<const Pack<Storage, kCount>*>(at);
   } else {
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) pack.elements[i] = at[i * channel_stride];
+    for (int i = 0; i < kCount; ++i) pack.set_element(i, at[i]);
   }
   return pack;
 }
 
-template <class Storage, int kCount, bool kAligned>
-__device__ __forceinline__ void store_channels(Storage* at, std::int64_t channel_stride,
-                                               const Pack<Storage, kCount>& pack) {
-  if constexpr (kAligned) {
+template <class Storage, int kCount, bool kPlain>
+__device__ __forceinline__ void store_channels(Storage* at, const Pack<Storage, kCount>& pack) {
+  if constexpr (kPlain) {
     *reinterpret_cast<Pack<Storage, kCount>*>(at) = pack;
   } else {
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) at[i * channel_stride] = pack.elements[i];
+    for (int i = 0; i < kCount; ++i) at[i] = pack.element(i);
   }
 }
 
@@ -75,53 +75,48 @@ __device__ __forceinline__ TileShare share_of_thread(const TileWalk& walk, unsig
 }
 
 // Where a thread is in a map. Backwards, it begins with the last of its pixels.
-template <class Storage, bool kBackwards>
+template <class Storage, bool kPlain, bool kBackwards>
 class Cursor {
  public:
   __device__ __forceinline__ Cursor(const MapWalk<Storage>& map, const TileWalk& walk, const TileShare& share)
       : map_(map), walk_(walk) {
-    const std::int64_t first = share.begin + share.pixel;
-    const std::int64_t pixel =
-        kBackwards ? first + static_cast<std::int64_t>(share.steps - 1) * walk.threads.pixels : first;
-    column_ = pixel % walk.row_length;
-    at_ = map.map + share.image * map.strides.batch + share.channel * map.strides.channel +
-          pixel / walk.row_length * map.strides.height + column_ * map.strides.width;
+    std::int64_t pixel = share.begin + share.pixel;
+    if constexpr (kBackwards) pixel += static_cast<std::int64_t>(share.steps - 1) * walk.threads.pixels;
+    at_ = map.map + share.image * map.strides.batch + share.channel * map.strides.channel;
+    if constexpr (kPlain) {
+      at_ += pixel * map.strides.width;
+    } else {
+      column_ = pixel % walk.row_length;
+      at_ += pixel / walk.row_length * map.strides.height + column_ * map.strides.width;
+    }
   }
 
   __device__ __forceinline__ Storage* at() const { return at_; }
 
   __device__ __forceinline__ void next() {
-    if constexpr (kBackwards) {
-      column_ -= walk_.step_columns;
-      at_ -= map_.step;
-      if (column_ < 0) {
-        column_ += walk_.row_length;
-        at_ -= map_.wrap;
-      }
-    } else {
-      column_ += walk_.step_columns;
-      at_ += map_.step;
-      if (column_ >= walk_.row_length) {
-        column_ -= walk_.row_length;
-        at_ += map_.wrap;
-      }
+    at_ += kBackwards ? -map_.step : map_.step;
+    if constexpr (!kPlain) {
+      column_ += kBackwards ? -walk_.step_columns : walk_.step_columns;
+      if (kBackwards ? column_ >= 0 : column_ < walk_.row_length) return;
+      column_ += kBackwards ? walk_.row_length : -walk_.row_length;
+      at_ += kBackwards ? -map_.wrap : map_.wrap;
     }
   }
 
  private:
   const MapWalk<Storage>& map_;
   const TileWalk& walk_;
-  std::int64_t column_;
+  std::int64_t column_ = 0;
   Storage* at_;
 };
 
 // Reads what comes next in a map: at most kAtOnce packs, and no more than the thread has left.
-template <int kCount, bool kAligned, int kAtOnce, class Cursor, class Storage>
-__device__ __forceinline__ void load_next(Cursor& cursor, std::int64_t channel_stride, int left,
+template <int kCount, bool kPlain, int kAtOnce, class Cursor, class Storage>
+__device__ __forceinline__ void load_next(Cursor& cursor, int left,
                                           Pack<Storage, kCount> (&packs)[kAtOnce]) {
 #pragma unroll
   for (int i = 0; i < kAtOnce; ++i) {
-    if (i < left) packs[i] = load_channels<Storage, kCount, kAligned>(cursor.at(), channel_stride);
+    if (i < left) packs[i] = load_channels<Storage, kCount, kPlain>(cursor.at());
     cursor.next();
   }
 }
@@ -153,6 +148,28 @@ __device__ __forceinline__ void sum_over_pixels(const ThreadLayout& layout, int 
         first[i] += upper[0][i][slot];
         second[i] += upper[1][i][slot];
       }
+    }
+  }
+}
+
+// Two sums of each channel of a thread over the pixels of its tile: calls summands(i, first, second) for those of the
+// thread and totals(i, first, second) for those of the block, with the threads of its first pixel. At most 4 channels
+// at a time: 8 would not fit into the registers.
+template <int kCount, class Summands, class Totals>
+__device__ __forceinline__ void sum_tile(const TileWalk& walk, const TileShare& share, Summands summands,
+                                         Totals totals) {
+  constexpr int kTogether = kCount < 4 ? kCount : 4;
+#pragma unroll
+  for (int begin = 0; begin < kCount; begin += kTogether) {
+    double first[kTogether]{}, second[kTogether]{};
+    if (share.steps > 0) {
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) summands(begin + i, first[i], second[i]);
+    }
+    sum_over_pixels<kTogether>(walk.threads, share.pixel, share.pack, first, second);
+    if (share.pixel == 0 && share.steps > 0) {
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) totals(begin + i, first[i], second[i]);
     }
   }
 }
