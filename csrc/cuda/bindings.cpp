@@ -15,8 +15,8 @@ using namespace dynamicseg;
 
 namespace {
 
-CudaLaunch cuda_launch(std::uintptr_t stream, std::uintptr_t workspace) {
-  return {reinterpret_cast<void*>(stream), reinterpret_cast<void*>(workspace)};
+CudaLaunch cuda_launch(std::uintptr_t stream, std::uintptr_t workspace, bool cooperative) {
+  return {reinterpret_cast<void*>(stream), reinterpret_cast<void*>(workspace), cooperative};
 }
 
 py::dict build_info() {
@@ -42,7 +42,8 @@ PYBIND11_MODULE(DYNAMICSEG_CUDA_MODULE, m) {
   py::module_::import("dynamicseg._native");  // which knows the types of parameters
 
   py::class_<CudaLaunch>(m, "CudaLaunch", py::module_local())
-      .def(py::init(&cuda_launch), py::kw_only(), py::arg("stream"), py::arg("workspace"));
+      .def(py::init(&cuda_launch), py::kw_only(), py::arg("stream"), py::arg("workspace"),
+           py::arg("cooperative") = false);
   add_kernel(m, "dynamic_loss", &dynamic_loss_workspace_bytes, &launch_dynamic_loss);
   add_kernel(m, "dynamic_loss_backward", &dynamic_loss_workspace_bytes, &launch_dynamic_loss_backward);
   add_kernel(m, "batch_norm_dynamic_loss", &batch_norm_dynamic_loss_workspace_bytes, &launch_batch_norm_dynamic_loss);

@@ -89,10 +89,4 @@ struct Responses {
   }
 };
 
-template <class Storage>
-__device__ __forceinline__ void numbers_of(const Pack<Storage>& pack, Compute<Storage>* numbers) {
-#pragma unroll
-  for (int i = 0; i < kPack<Storage>; ++i) numbers[i] = number(pack.elements[i]);
-}
-
 }  // namespace dynamicseg

@@ -253,11 +253,8 @@ class Column {
         gradient[e] = gradient[e] * scale.of[e] + offset.of[e] + (x[e] - mean.of[e]) * slope.of[e];
       }
     }
-    Pack<Storage> pack;
-#pragma unroll
-    for (int e = 0; e < kElements; ++e) pack.elements[e] = element_of<Storage>(gradient[e]);
     store_pack<Storage, kAccess>(grad_ + row * p_.grad_strides.height, p_.grad_strides.channel, channel_,
-                                 image_.channels, pack);
+                                 image_.channels, pack_of<Storage>(gradient));
   }
 
   const DynamicLossParams& p_;

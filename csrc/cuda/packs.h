@@ -22,15 +22,33 @@ constexpr int kPack = 16 / static_cast<int>(sizeof(Storage));
 // element by element; contiguous maps always so: then neighbouring threads read neighbouring pixels of one channel.
 enum class Access { by_16_bytes, by_8_bytes, by_element };
 
-template <class Storage>
-struct alignas(16) Pack {
-  Storage elements[kPack<Storage>];
+// Elements in whole registers: two of 2 bytes share one, while in an array of elements each would be given its own.
+template <class Storage, int kCount = kPack<Storage>>
+struct alignas(kCount * sizeof(Storage)) Pack {
+  static constexpr bool kPairs = sizeof(Storage) == 2 && kCount % 2 == 0;
+  static constexpr int kWords = kPairs ? kCount / 2 : kCount;
+  std::conditional_t<kPairs, std::uint32_t, Storage> words[kWords];
+
+  __device__ __forceinline__ Storage element(int i) const {
+    if constexpr (kPairs) {
+      return {static_cast<std::uint16_t>(words[i / 2] >> (i % 2 * 16))};
+    } else {
+      return words[i];
+    }
+  }
+
+  __device__ __forceinline__ void set_element(int i, Storage element) {
+    if constexpr (kPairs) {
+      const int by = i % 2 * 16;
+      words[i / 2] = (words[i / 2] & ~(0xffffu << by)) | static_cast<std::uint32_t>(element.bits) << by;
+    } else {
+      words[i] = element;
+    }
+  }
 };
 
 template <class Storage>
-struct alignas(8) HalfPack {
-  Storage elements[kPack<Storage> / 2];
-};
+using HalfPack = Pack<Storage, kPack<Storage> / 2>;
 
 // Whether element `i` of a pack that begins at a channel of the map is one as well. All are where packs are read by 16
 // bytes, and half a pack is or is not where they are read by 8.
@@ -53,14 +71,14 @@ __device__ __forceinline__ Pack<Storage> load_pack(const Storage* __restrict__ p
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       if (channel + half * kHalf >= channels) continue;
-      const auto elements = *reinterpret_cast<const HalfPack<Storage>*>(pixel + channel + half * kHalf);
+      const auto words = *reinterpret_cast<const HalfPack<Storage>*>(pixel + channel + half * kHalf);
 #pragma unroll
-      for (int i = 0; i < kHalf; ++i) pack.elements[half * kHalf + i] = elements.elements[i];
+      for (int i = 0; i < kHalf; ++i) pack.set_element(half * kHalf + i, words.element(i));
     }
   } else {
 #pragma unroll
     for (int i = 0; i < kPack<Storage>; ++i) {
-      if (channel + i < channels) pack.elements[i] = pixel[(channel + i) * channel_stride];
+      if (channel + i < channels) pack.set_element(i, pixel[(channel + i) * channel_stride]);
     }
   }
   return pack;
@@ -76,15 +94,15 @@ __device__ __forceinline__ void store_pack(Storage* __restrict__ pixel, std::int
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       if (channel + half * kHalf >= channels) continue;
-      HalfPack<Storage> elements;
+      HalfPack<Storage> words{};
 #pragma unroll
-      for (int i = 0; i < kHalf; ++i) elements.elements[i] = pack.elements[half * kHalf + i];
-      *reinterpret_cast<HalfPack<Storage>*>(pixel + channel + half * kHalf) = elements;
+      for (int i = 0; i < kHalf; ++i) words.set_element(i, pack.element(half * kHalf + i));
+      *reinterpret_cast<HalfPack<Storage>*>(pixel + channel + half * kHalf) = words;
     }
   } else {
 #pragma unroll
     for (int i = 0; i < kPack<Storage>; ++i) {
-      if (channel + i < channels) pixel[(channel + i) * channel_stride] = pack.elements[i];
+      if (channel + i < channels) pixel[(channel + i) * channel_stride] = pack.element(i);
     }
   }
 }
@@ -99,6 +117,44 @@ __device__ __forceinline__ Storage element_of(Compute<Storage> value) {
   } else {
     return value;
   }
+}
+
+// Two numbers as elements of 2 bytes, one after the other in memory.
+template <class Storage>
+__device__ __forceinline__ std::uint32_t two_elements_of(float first, float second) {
+#if defined(__CUDA_ARCH__)
+  std::uint32_t word;
+  if constexpr (std::is_same_v<Storage, BFloat16>) {
+    const __nv_bfloat162 both = __floats2bfloat162_rn(first, second);
+    std::memcpy(&word, &both, sizeof word);
+  } else {
+    const __half2 both = __floats2half2_rn(first, second);
+    std::memcpy(&word, &both, sizeof word);
+  }
+  return word;
+#else
+  return element_of<Storage>(first).bits | static_cast<std::uint32_t>(element_of<Storage>(second).bits) << 16;
+#endif
+}
+
+template <class Storage, int kCount>
+__device__ __forceinline__ void numbers_of(const Pack<Storage, kCount>& pack, Compute<Storage>* numbers) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) numbers[i] = number(pack.element(i));
+}
+
+template <class Storage, int kCount = kPack<Storage>>
+__device__ __forceinline__ Pack<Storage, kCount> pack_of(const Compute<Storage>* numbers) {
+  Pack<Storage, kCount> pack;
+#pragma unroll
+  for (int i = 0; i < pack.kWords; ++i) {
+    if constexpr (pack.kPairs) {
+      pack.words[i] = two_elements_of<Storage>(numbers[2 * i], numbers[2 * i + 1]);
+    } else {
+      pack.words[i] = element_of<Storage>(numbers[i]);
+    }
+  }
+  return pack;
 }
 
 constexpr std::int64_t bytes_of(DType dtype) { return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2; }
