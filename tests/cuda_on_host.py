@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
+import importlib.machinery
+import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
+import torch
+
+from dynamicseg.ops import _runtime
 
 FOLDER_VARIABLE = "DYNAMICSEG_CUDA_ON_HOST"
 """The folder of the libraries; by default build/cuda/cuda_on_host in the repository."""
@@ -48,3 +57,34 @@ def set_seed(library: ctypes.CDLL, seed: int) -> None:
 def reset(library: ctypes.CDLL) -> None:
     set_device(library)
     set_seed(library, 0)
+
+
+@functools.cache
+def module() -> ModuleType:
+    """``_native_cuda_on_host``: what ``_native_cuda`` is, on the CPU."""
+    name = "_native_cuda_on_host"
+    loader = importlib.machinery.ExtensionFileLoader(name, str(path(name)))
+    spec = importlib.util.spec_from_loader(name, loader)
+    assert spec is not None
+    loaded = importlib.util.module_from_spec(spec)
+    loader.exec_module(loaded)
+    return loaded
+
+
+@contextlib.contextmanager
+def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[ctypes.CDLL]:
+    """Meanwhile the ops run the CUDA kernels on tensors that are on the CPU; gives the library, to set its device."""
+    compiled = module()
+
+    def run(kernel: str, params: Any, device: torch.device) -> None:
+        # NaN, or -1, to begin with: nobody may count on what is in it.
+        workspace = torch.full((getattr(compiled, f"{kernel}_workspace_bytes")(params) + 256,), 255, dtype=torch.uint8)
+        aligned = -(-workspace.data_ptr() // 256) * 256
+        getattr(compiled, kernel)(params, compiled.CudaLaunch(stream=0, workspace=aligned))
+
+    library = load("_native_cuda_on_host")
+    with monkeypatch.context() as patched:
+        patched.setattr(_runtime, "backend_for", lambda device: "cuda")
+        patched.setattr(_runtime, "run_kernel", run)
+        yield library
+    reset(library)

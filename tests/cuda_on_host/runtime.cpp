@@ -148,6 +148,7 @@ extern "C" void cuda_on_host_switch(Context* from, Context to);
 asm(R"(
 .text
 .p2align 4
+.globl cuda_on_host_switch
 .hidden cuda_on_host_switch
 .type cuda_on_host_switch, @function
 cuda_on_host_switch:
