@@ -63,8 +63,40 @@ __global__ void __launch_bounds__(kThreads, kMeasureBlocks<Storage>)
   measure_tile<Storage, kAccess, kMeasure>(p, plan, first_image + index / plan.tiles, index % plan.tiles);
 }
 
-// ---- launching
-// -------------------------------------------------------------------------------------------------------
+// All phases in one, a few images together; the blocks, which are on the device together, wait for one another between
+// the phases. Writes the gradient.
+template <class Storage, Access kAccess>
+__global__ void __launch_bounds__(kThreads, kAccess == Access::by_element ? 1 : kMeasureBlocks<Storage>)
+    dynamic_loss_kernel(const __grid_constant__ DynamicLossParams p, const __grid_constant__ DynamicLossPlan plan,
+                        std::int64_t images_together) {
+  const auto grid = cooperative_groups::this_grid();
+  const std::int64_t threads = static_cast<std::int64_t>(gridDim.x) * kThreads;
+  const std::int64_t thread = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+#pragma unroll 1
+  for (std::int64_t first = 0; first < p.shape.batch; first += images_together) {
+    const std::int64_t end = first + images_together < p.shape.batch ? first + images_together : p.shape.batch;
+#pragma unroll 1
+    for (std::int64_t index = blockIdx.x; index < (end - first) * plan.runs; index += gridDim.x) {
+      label_run<Storage, kAccess, false>(p, plan, first + index / plan.runs, index % plan.runs,
+                                         dynamic_shared<std::uint32_t>());
+    }
+    grid.sync();
+    if (p.superpixels != nullptr) {
+      for (std::int64_t image = first; image < end; ++image) count_labels<Storage>(p, plan, image, thread, threads);
+      grid.sync();
+      for (std::int64_t image = first; image < end; ++image) {
+        unite_labels<Storage>(p, plan, image, thread / kWarp, threads / kWarp);
+      }
+      grid.sync();
+    }
+#pragma unroll 1
+    for (std::int64_t index = (end - first) * plan.tiles - 1 - blockIdx.x; index >= 0; index -= gridDim.x) {
+      measure_tile<Storage, kAccess, Measure::gradient>(p, plan, first + index / plan.tiles, index % plan.tiles);
+    }
+  }
+}
+
+// ---- launching ---------------------------------------------------------------------------------------------------
 
 // Which of the images, from the first one on.
 struct Images {
