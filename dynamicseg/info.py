@@ -29,7 +29,7 @@ def collect() -> dict[str, Any]:
         "available_instruction_sets": _native.available_instruction_sets(),
         "threads": f"{_native.thread_count()}, {threads}",
         "cpu_backend": _runtime.why(torch.device("cpu")),
-        "cuda_kernels": "yes" if build["cuda"] else f"no: {build['cuda_reason']}",
+        "cuda_kernels": f"{'yes' if build['cuda'] else 'no'}: {build['cuda_reason']}",
         "cuda_backend": _runtime.why(torch.device("cuda")),
         "devices": ["cpu", *_cuda_devices()],
     }

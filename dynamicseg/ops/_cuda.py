@@ -44,7 +44,10 @@ def _problem_of_device(index: int) -> str:
 
     with torch.cuda.device(index):
         found = _native_cuda.problem_of_current_device()
-    return f"its kernels cannot run on {torch.cuda.get_device_name(index)}: {found}" if found else ""
+    if not found:
+        return ""
+    architectures = _native_cuda.build_info()["architectures"]
+    return f"its kernels, compiled for {architectures}, cannot run on {torch.cuda.get_device_name(index)}: {found}"
 
 
 def run(kernel: str, params: Params, device: torch.device) -> None:
