@@ -94,7 +94,7 @@ _REPORT = re.compile(
     r".*?(Used \d+ registers[^\n]*)",
     re.DOTALL,
 )
-_ENTRY = re.compile(r"\.entry (\w+)\(.*?\n\)(.*?)\{", re.DOTALL)
+_ENTRY = re.compile(r"\.entry (\w+)\s*\([^)]*\)([^{]*)\{")
 
 
 def _launch_bounds(ptx: str) -> dict[str, int]:
