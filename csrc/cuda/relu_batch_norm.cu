@@ -46,13 +46,15 @@ constexpr int kPacksAtOnce = kPlain ? (kCount * static_cast<int>(sizeof(Storage)
 constexpr int kChannelsTogether = 4;
 constexpr int kTilesTogether = kThreads / kChannelsTogether;
 
-#define DYNAMICSEG_NORM_KERNEL __global__ void __launch_bounds__(kThreads, kBlocksTogether)
+// Views of larger maps may take the registers of two blocks.
+#define DYNAMICSEG_NORM_KERNEL(plain) \
+  __global__ void __launch_bounds__(kThreads, plain ? kBlocksTogether : kBlocksTogether / 2)
 
 // ---- over the tiles of a map ----------------------------------------------------------------------------------------
 
 // Writes, of each tile and channel, the mean and the sum of squares around it.
 template <class Storage, int kCount, bool kPlain>
-DYNAMICSEG_NORM_KERNEL moments_kernel(TileWalk walk, MapWalk<const Storage> x, Compute<Storage> lowest,
+DYNAMICSEG_NORM_KERNEL(kPlain) moments_kernel(TileWalk walk, MapWalk<const Storage> x, Compute<Storage> lowest,
                                       double* __restrict__ moments /* [B * tiles, 2, C] */) {
   using Value = Compute<Storage>;
   constexpr int kAtOnce = kPacksAtOnce<Storage, kCount, kPlain, 1>;
@@ -95,26 +97,22 @@ DYNAMICSEG_NORM_KERNEL moments_kernel(TileWalk walk, MapWalk<const Storage> x, C
     second = static_cast<double>(squares[i]) + moved * (2 * static_cast<double>(sum[i]) + count * moved);
   };
   sum_tile<kCount>(walk, share, moved_to_centre, [&](int i, double first, double second) {
-    const double away = first / share.tile_pixels;
+    const double away = first * (1.0 / share.tile_pixels);
     mean[i] = static_cast<double>(shift[i]) + away;
     mean[walk.channels + i] = second - away * first;
   });
 }
 
 template <class Storage, int kCount, bool kPlain>
-DYNAMICSEG_NORM_KERNEL normalise_kernel(TileWalk walk, MapWalk<const Storage> x, MapWalk<Storage> y,
+DYNAMICSEG_NORM_KERNEL(kPlain) normalise_kernel(TileWalk walk, MapWalk<const Storage> x, MapWalk<Storage> y,
                                         Compute<Storage> lowest, ChannelFactors factors) {
   using Value = Compute<Storage>;
   constexpr int kAtOnce = kPacksAtOnce<Storage, kCount, kPlain, 1>;
   const TileShare share = share_of_thread<kCount>(walk, gridDim.x - 1 - blockIdx.x);
   if (share.steps == 0) return;
-  Value mean[kCount], scale[kCount], offset[kCount];
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) {
-    mean[i] = static_cast<const Value*>(factors.mean)[share.channel + i];
-    scale[i] = static_cast<const Value*>(factors.scale)[share.channel + i];
-    offset[i] = static_cast<const Value*>(factors.offset)[share.channel + i];
-  }
+  const auto mean = factors_from<Value, kCount>(factors.mean, share.channel);
+  const auto scale = factors_from<Value, kCount>(factors.scale, share.channel);
+  const auto offset = factors_from<Value, kCount>(factors.offset, share.channel);
   Cursor<const Storage, kPlain, true> from(x, walk, share);
   Cursor<Storage, kPlain, true> to(y, walk, share);
 #pragma unroll 1
@@ -127,7 +125,7 @@ DYNAMICSEG_NORM_KERNEL normalise_kernel(TileWalk walk, MapWalk<const Storage> x,
       Value result[kCount];
 #pragma unroll
       for (int i = 0; i < kCount; ++i) {
-        result[i] = (at_least(number(packs[p].element(i)), lowest) - mean[i]) * scale[i] + offset[i];
+        result[i] = (at_least(number(packs[p].element(i)), lowest) - mean.element(i)) * scale.element(i) + offset.element(i);
       }
       store_channels<Storage, kCount, kPlain>(to.at(), pack_of<Storage, kCount>(result));
       to.next();
@@ -137,7 +135,7 @@ DYNAMICSEG_NORM_KERNEL normalise_kernel(TileWalk walk, MapWalk<const Storage> x,
 
 // Writes, of each tile and channel, the sums of the gradient and of the gradient times (r - mean).
 template <class Storage, int kCount, bool kPlain>
-DYNAMICSEG_NORM_KERNEL gradient_sums_kernel(TileWalk walk, MapWalk<const Storage> x, MapWalk<const Storage> grad_y,
+DYNAMICSEG_NORM_KERNEL(kPlain) gradient_sums_kernel(TileWalk walk, MapWalk<const Storage> x, MapWalk<const Storage> grad_y,
                                             Compute<Storage> lowest, const Compute<Storage>* __restrict__ means,
                                             double* __restrict__ sums /* [B * tiles, 2, C] */) {
   using Value = Compute<Storage>;
@@ -146,8 +144,9 @@ DYNAMICSEG_NORM_KERNEL gradient_sums_kernel(TileWalk walk, MapWalk<const Storage
   Cursor<const Storage, kPlain, false> from_x(x, walk, share), from_grad(grad_y, walk, share);
   Value mean[kCount]{}, sum[kCount]{}, sum_centred[kCount]{};
   if (share.steps > 0) {
+    means += share.channel;
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) mean[i] = means[share.channel + i];
+    for (int i = 0; i < kCount; ++i) mean[i] = means[i];
   }
 #pragma unroll 1
   for (int step = 0; step < share.steps; step += kAtOnce) {
@@ -178,21 +177,17 @@ DYNAMICSEG_NORM_KERNEL gradient_sums_kernel(TileWalk walk, MapWalk<const Storage
 
 // grad_x may be grad_y: a thread reads its pixels before it writes them.
 template <class Storage, int kCount, bool kPlain>
-DYNAMICSEG_NORM_KERNEL gradient_kernel(TileWalk walk, MapWalk<const Storage> x, MapWalk<const Storage> grad_y,
+DYNAMICSEG_NORM_KERNEL(kPlain) gradient_kernel(TileWalk walk, MapWalk<const Storage> x, MapWalk<const Storage> grad_y,
                                        MapWalk<Storage> grad_x, bool relu, Compute<Storage> lowest,
                                        ChannelFactors factors) {
   using Value = Compute<Storage>;
   constexpr int kAtOnce = kCount == 8 ? 1 : kPacksAtOnce<Storage, kCount, kPlain, 2>;
   const TileShare share = share_of_thread<kCount>(walk, gridDim.x - 1 - blockIdx.x);
   if (share.steps == 0) return;
-  Value mean[kCount], scale[kCount], offset[kCount], slope[kCount];
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) {
-    mean[i] = static_cast<const Value*>(factors.mean)[share.channel + i];
-    scale[i] = static_cast<const Value*>(factors.scale)[share.channel + i];
-    offset[i] = static_cast<const Value*>(factors.offset)[share.channel + i];
-    slope[i] = static_cast<const Value*>(factors.slope)[share.channel + i];
-  }
+  const auto mean = factors_from<Value, kCount>(factors.mean, share.channel);
+  const auto scale = factors_from<Value, kCount>(factors.scale, share.channel);
+  const auto offset = factors_from<Value, kCount>(factors.offset, share.channel);
+  const auto slope = factors_from<Value, kCount>(factors.slope, share.channel);
   Cursor<const Storage, kPlain, true> from_x(x, walk, share), from_grad(grad_y, walk, share);
   Cursor<Storage, kPlain, true> to(grad_x, walk, share);
 #pragma unroll 1
@@ -207,8 +202,9 @@ DYNAMICSEG_NORM_KERNEL gradient_kernel(TileWalk walk, MapWalk<const Storage> x, 
 #pragma unroll
       for (int i = 0; i < kCount; ++i) {
         const Value value = number(values[p].element(i));
-        const Value centred = at_least(value, lowest) - mean[i];
-        const Value grad = number(grads[p].element(i)) * scale[i] + offset[i] + centred * slope[i];
+        const Value centred = at_least(value, lowest) - mean.element(i);
+        const Value grad =
+            number(grads[p].element(i)) * scale.element(i) + offset.element(i) + centred * slope.element(i);
         result[i] = relu && value <= 0 ? Value{0} : grad;
       }
       store_channels<Storage, kCount, kPlain>(to.at(), pack_of<Storage, kCount>(result));
@@ -221,7 +217,7 @@ DYNAMICSEG_NORM_KERNEL gradient_kernel(TileWalk walk, MapWalk<const Storage> x, 
 
 // Mean and squares of all tiles together: around the mean of the first tile, their sums can be added.
 template <class Value>
-DYNAMICSEG_NORM_KERNEL statistics_kernel(TileWalk walk, std::int64_t images, double eps,
+__global__ void __launch_bounds__(kThreads) statistics_kernel(TileWalk walk, std::int64_t images, double eps,
                                          const double* __restrict__ moments /* [B * tiles, 2, C] */,
                                          const Value* __restrict__ weight, const Value* __restrict__ bias,
                                          Value* __restrict__ mean, Value* __restrict__ rstd, ChannelFactors factors) {
@@ -265,7 +261,7 @@ DYNAMICSEG_NORM_KERNEL statistics_kernel(TileWalk walk, std::int64_t images, dou
 }
 
 template <class Value>
-DYNAMICSEG_NORM_KERNEL gradient_factors_kernel(std::int64_t channels, std::int64_t parts, double count,
+__global__ void __launch_bounds__(kThreads) gradient_factors_kernel(std::int64_t channels, std::int64_t parts, double count,
                                                const double* __restrict__ sums /* [parts, 2, C] */,
                                                const Value* __restrict__ weight, const Value* __restrict__ mean,
                                                const Value* __restrict__ rstd, Value* __restrict__ grad_weight,

@@ -46,6 +46,12 @@ __device__ __forceinline__ void store_channels(Storage* at, const Pack<Storage, 
   }
 }
 
+// One of the arrays of ChannelFactors, from a channel on that is the first one of a pack.
+template <class Value, int kCount>
+__device__ __forceinline__ Pack<Value, kCount> factors_from(const void* array, int channel) {
+  return *reinterpret_cast<const Pack<Value, kCount>*>(static_cast<const Value*>(array) + channel);
+}
+
 // A thread's share of its block's tile: every threads.pixels-th pixel, and one pack of each.
 struct TileShare {
   std::int64_t image, tile;  // `tile` among those of all images
