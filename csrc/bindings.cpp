@@ -31,6 +31,7 @@ DType dtype_named(const std::string& name) {
   if (name == "float32") return DType::float32;
   if (name == "float64") return DType::float64;
   if (name == "bfloat16") return DType::bfloat16;
+  if (name == "float16") return DType::float16;
   throw std::invalid_argument("no kernel for dtype " + name);
 }
 

@@ -289,7 +289,7 @@ class TestTorchLibrary:
         z, weight, bias = head((2, 5, 6, 7), dtype, channels_last)
         mask, superpixels = (holes(z.shape), blocks(z.shape)) if options else (None, None)
         op = torch.ops.dynamicseg.batch_norm_dynamic_loss_and_grad
-        torch.library.opcheck(op, (z, weight, bias, mask, superpixels, "scf", 50.0, 1e-5))
+        torch.library.opcheck(op, (z, weight, bias, mask, superpixels, None, "scf", 50.0, 1e-5))
 
     @each_dtype
     def test_plain_pytorch_where_it_is_chosen(self, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:

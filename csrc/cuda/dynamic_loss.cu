@@ -8,8 +8,9 @@
 // Tie rule: the lowest channel; a NaN counts as the greatest number.
 //
 // The label count decides the weight, and the weight the gradient, so that no gradient can be written before the last
-// label is known. That meeting point is the end of one kernel and the beginning of the next. The other way, one
-// cooperative kernel whose blocks wait for one another, is below as well: see set_cooperative in cuda_runtime.h.
+// label is known. That meeting point is the end of one kernel and the beginning of the next, or, in a cooperative
+// launch, a barrier of the whole grid. Which of the two is the quicker is not measured yet; the several kernels need no
+// room for all blocks at once and are the default.
 
 #include "dynamicseg/dynamic_loss.h"
 
@@ -18,10 +19,14 @@
 namespace dynamicseg {
 namespace {
 
-Access access_of(const DynamicLossParams& p) {
-  const Access x = access_to(p.x, p.dtype, p.format, p.shape, p.strides);
-  if (p.grad_x == nullptr) return x;
-  return narrower(x, access_to(p.grad_x, p.dtype, p.format, p.shape, p.grad_strides));
+template <class Storage, Access kAccess>
+void launch_cooperatively(const DynamicLossParams& params, const DynamicLossPlan& plan, const Device& device,
+                          const CudaLaunch& where) {
+  const auto kernel = &dynamic_loss_kernel<Storage, kAccess>;
+  const std::int64_t together = images_together(params, device);
+  const std::int64_t blocks = std::min(resident_blocks(kernel, device, alive_bytes(params)),
+                                       std::max<std::int64_t>(together * std::max(plan.runs, plan.tiles), 1));
+  launch("dynamic_loss_kernel", kernel, blocks, alive_bytes(params), where, true, params, plan, together);
 }
 
 }  // namespace
@@ -41,6 +46,9 @@ void launch_dynamic_loss(const DynamicLossParams& params, const CudaLaunch& wher
     with_access(access_of(params), [&](auto access) {
       constexpr Access kAccess = decltype(access)::value;
       launch_preparation<Storage>(params, plan, device, where);
+      if (where.cooperative && device.cooperative_launch && params.grad_x != nullptr) {
+        return launch_cooperatively<Storage, kAccess>(params, plan, device, where);
+      }
       for_images_together(params, device, [&](const Images& images) {
         launch_labels<Storage, kAccess, false>(params, plan, where, images);
         if (params.grad_x == nullptr) {

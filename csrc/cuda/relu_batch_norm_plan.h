@@ -19,10 +19,10 @@ constexpr int kBlocksTogether = 4;
 // All follows from the shape of the map, its type and the number of multiprocessors, and so does the order of every
 // sum: not from addresses or strides.
 struct NormPlan {
-  int count;             // channels of a pack: 16 bytes of them, 8, or 1; it divides C. Of contiguous maps 1
-  ThreadLayout threads;  // neighbouring pixels, and packs of a group
-  std::int64_t groups;   // of packs
-  std::int64_t pixels;   // of an image
+  int count;                        // channels of a pack: 16 bytes of them, 8, or 1; it divides C. Of contiguous maps 1
+  ThreadLayout threads;             // neighbouring pixels, and packs of a group
+  std::int64_t groups;              // of packs
+  std::int64_t pixels;              // of an image
   std::int64_t tile_pixels, tiles;  // of an image; the last tile may be shorter
   std::int64_t blocks;              // images * groups * tiles
 };

@@ -51,6 +51,7 @@ struct MapStrides {
 struct CudaLaunch {
   void* stream;
   void* workspace;
+  bool cooperative;  // one kernel whose blocks wait for one another in place of several, where an op has one
 };
 
 }  // namespace dynamicseg

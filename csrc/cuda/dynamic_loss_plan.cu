@@ -5,8 +5,8 @@
 namespace dynamicseg {
 namespace {
 
-// Blocks of a multiprocessor that the register files of all supported devices have room for.
-constexpr std::int64_t kBlocksTogether = 3;
+// Blocks that share a multiprocessor, see dynamic_loss_kernels.h.
+constexpr std::int64_t kBlocksTogether = 2;
 
 // The size of the parts of `total` units that are done soonest by blocks of which `resident` run at a time, where
 // `copies` such totals are to be done and a part costs its size and `overhead` units. A last wave of blocks that is
