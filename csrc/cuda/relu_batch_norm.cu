@@ -16,9 +16,9 @@
 // in L2. A map of 1x100x321x481 bfloat16 (31 MB) stays there whole on an H100 (50 MB).
 //
 // Sums: float32 (for float64 maps float64) over the at most 1024 values of a thread, float64 beyond them. The moments
-// of a thread are taken around its first value, so that a mean far from 0 costs no digits of the variance: if one value
-// stands away from n others, the sum of squares around it is no more than n times the sum around their mean. All sums
-// are added up in an order that follows from the shape of the map and the number of multiprocessors.
+// of a thread are taken around the mean of its first values, so that neither a mean far from 0 nor a few values far from
+// all others cost digits of the variance. All sums are added up in an order that follows from the shape of the map and
+// the number of multiprocessors.
 
 #include <cuda_runtime.h>
 
@@ -52,12 +52,29 @@ constexpr int kTilesTogether = kThreads / kChannelsTogether;
 
 // ---- over the tiles of a map ----------------------------------------------------------------------------------------
 
+// The mean of the first values of a thread, as far as there are `count` of them; where they are all the same, that one.
+template <int kCount, class Storage, int kAtOnce, class Value>
+__device__ __forceinline__ void mean_of_first(const Pack<Storage, kCount> (&packs)[kAtOnce], int count, Value lowest,
+                                              Value (&mean)[kCount]) {
+  const Value share = Value{1} / static_cast<Value>(min(count, kAtOnce));
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    const Value first = at_least(number(packs[0].element(i)), lowest);
+    Value away = 0;
+#pragma unroll
+    for (int p = 1; p < kAtOnce; ++p) {
+      if (p < count) away += at_least(number(packs[p].element(i)), lowest) - first;
+    }
+    mean[i] = first + away * share;
+  }
+}
+
 // Writes, of each tile and channel, the mean and the sum of squares around it.
 template <class Storage, int kCount, bool kPlain>
 DYNAMICSEG_NORM_KERNEL(kPlain) moments_kernel(TileWalk walk, MapWalk<const Storage> x, Compute<Storage> lowest,
                                       double* __restrict__ moments /* [B * tiles, 2, C] */) {
   using Value = Compute<Storage>;
-  constexpr int kAtOnce = kPacksAtOnce<Storage, kCount, kPlain, 1>;
+  constexpr int kAtOnce = kPacksAtOnce<Storage, kCount, true, 1>;  // decides on the shift, and so on the bits
   __shared__ Value centres[kCount][kThreads];
 
   const TileShare share = share_of_thread<kCount>(walk, blockIdx.x);
@@ -67,10 +84,7 @@ DYNAMICSEG_NORM_KERNEL(kPlain) moments_kernel(TileWalk walk, MapWalk<const Stora
   for (int step = 0; step < share.steps; step += kAtOnce) {
     Pack<Storage, kCount> packs[kAtOnce];
     load_next<kCount, kPlain>(from, share.steps - step, packs);
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) {
-      if (step == 0) shift[i] = at_least(number(packs[0].element(i)), lowest);
-    }
+    if (step == 0) mean_of_first<kCount>(packs, share.steps, lowest, shift);
 #pragma unroll
     for (int p = 0; p < kAtOnce; ++p) {
       if (step + p >= share.steps) break;
@@ -83,7 +97,7 @@ DYNAMICSEG_NORM_KERNEL(kPlain) moments_kernel(TileWalk walk, MapWalk<const Stora
     }
   }
 
-  // Around the first value of the tile, the sums of all threads can be added.
+  // Around one value for the whole tile, the sums of all threads can be added.
   if (share.pixel == 0) {
 #pragma unroll
     for (int i = 0; i < kCount; ++i) centres[i][share.pack] = shift[i];
