@@ -118,8 +118,7 @@ class Cursor {
 
 // Reads what comes next in a map: at most kAtOnce packs, and no more than the thread has left.
 template <int kCount, bool kPlain, int kAtOnce, class Cursor, class Storage>
-__device__ __forceinline__ void load_next(Cursor& cursor, int left,
-                                          Pack<Storage, kCount> (&packs)[kAtOnce]) {
+__device__ __forceinline__ void load_next(Cursor& cursor, int left, Pack<Storage, kCount> (&packs)[kAtOnce]) {
 #pragma unroll
   for (int i = 0; i < kAtOnce; ++i) {
     if (i < left) packs[i] = load_channels<Storage, kCount, kPlain>(cursor.at());
