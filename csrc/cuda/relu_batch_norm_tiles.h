@@ -158,12 +158,12 @@ __device__ __forceinline__ void sum_over_pixels(const ThreadLayout& layout, int 
 }
 
 // Two sums of each channel of a thread over the pixels of its tile: calls summands(i, first, second) for those of the
-// thread and totals(i, first, second) for those of the block, with the threads of its first pixel. At most 4 channels
-// at a time: 8 would not fit into the registers.
+// thread and totals(i, first, second) for those of the block, with the threads of its first pixel. Of 8 channels two at
+// a time: all of them would not fit into the registers.
 template <int kCount, class Summands, class Totals>
 __device__ __forceinline__ void sum_tile(const TileWalk& walk, const TileShare& share, Summands summands,
                                          Totals totals) {
-  constexpr int kTogether = kCount < 4 ? kCount : 4;
+  constexpr int kTogether = kCount == 8 ? 2 : kCount;
 #pragma unroll
   for (int begin = 0; begin < kCount; begin += kTogether) {
     double first[kTogether]{}, second[kTogether]{};
