@@ -34,7 +34,9 @@ def stub_of(name: str) -> Stub:
         for method in node.body
         if isinstance(method, ast.FunctionDef) and method.name != "__buffer__"  # a slot: it has no signature
     }
-    return Stub(typed_dicts, compiled, {node.name: node for node in body if isinstance(node, ast.FunctionDef)} | methods)
+    return Stub(
+        typed_dicts, compiled, {node.name: node for node in body if isinstance(node, ast.FunctionDef)} | methods
+    )
 
 
 def is_typed_dict(node: ast.ClassDef) -> bool:

@@ -47,7 +47,9 @@ class TestBackend:
         assert _runtime.backend_for(CPU) == "cpu"
         assert _runtime.why(CPU) == f"native kernels, {_native.instruction_set()}"
 
-    def test_plain_pytorch_elsewhere_with_the_reason(self, problem_forgotten: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_plain_pytorch_elsewhere_with_the_reason(
+        self, problem_forgotten: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         cuda = torch.device("cuda")
         monkeypatch.setattr(_native, "build_info", lambda: {"cuda": False, "cuda_reason": "no nvcc was there"})
         assert _runtime.backend_for(cuda) == "reference"
