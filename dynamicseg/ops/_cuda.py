@@ -55,7 +55,5 @@ def run(kernel: str, params: Params, device: torch.device) -> None:
         workspace_bytes = getattr(_native_cuda, f"{kernel}_workspace_bytes")(params)
         # What is given back before the kernel has run goes to kernels on the same stream alone, which come later.
         workspace = torch.empty(workspace_bytes, dtype=torch.uint8, device=device)
-        launch = _native_cuda.CudaLaunch(
-            stream=torch.cuda.current_stream().cuda_stream, workspace=workspace.data_ptr()
-        )
+        launch = _native_cuda.CudaLaunch(stream=torch.cuda.current_stream().cuda_stream, workspace=workspace.data_ptr())
         getattr(_native_cuda, kernel)(params, launch)
