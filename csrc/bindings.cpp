@@ -146,7 +146,7 @@ py::dict build_info() {
   py::dict info;
   info["compiler"] = DYNAMICSEG_COMPILER;
   info["build_type"] = DYNAMICSEG_BUILD_TYPE;
-  info["cuda"] = false;
+  info["cuda"] = DYNAMICSEG_WITH_CUDA != 0;
   info["cuda_reason"] = DYNAMICSEG_CUDA_REASON;
   return info;
 }
