@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -24,6 +25,9 @@ import torch
 Case: TypeAlias = Callable[[int], object]
 """One call of a competitor on input set ``index``. All input sets exist before the first call; what the call returns is
 dropped inside the timed region, so that giving memory back counts for every competitor."""
+
+Clock: TypeAlias = Callable[[Case, int], float]
+"""Runs a case once on an input set, and returns how many seconds it took."""
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -64,6 +68,7 @@ def compare(
     warmup: int = 1,
     input_sets: int = 1,
     synchronize: Callable[[], None] | None = None,
+    clock: Clock | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[Name, Timing]:
     """Times of all ``cases``, each called once in every round, so that noise of the machine meets all of them alike.
@@ -78,6 +83,7 @@ def compare(
         warmup: rounds before them that are not measured, >= 0.
         input_sets: how many input sets the cases have prepared, >= 1.
         synchronize: waits for the device; called before and after each call. None where calls are synchronous.
+        clock: measures a call in place of this process's own clock, and waits for the device if it must.
         progress: told how many rounds are done, and of how many; outside the timed region.
 
     Raises:
@@ -86,6 +92,7 @@ def compare(
     for argument, count, least in (("repeats", repeats, 1), ("warmup", warmup, 0), ("input_sets", input_sets, 1)):
         if count < least:
             raise ValueError(f"{argument} is {count}: pass at least {least}")
+    measure = clock or partial(_seconds, synchronize)
     names = list(cases)
     milliseconds: dict[Name, list[float]] = {name: [] for name in names}
     call = 0
@@ -93,7 +100,7 @@ def compare(
         for number in range(warmup + repeats):
             first = number % max(len(names), 1)
             for name in names[first:] + names[:first]:
-                seconds = _seconds(cases[name], call % input_sets, synchronize)
+                seconds = measure(cases[name], call % input_sets)
                 call += 1
                 if number >= warmup:
                     milliseconds[name].append(seconds * MILLISECONDS)
@@ -102,7 +109,7 @@ def compare(
     return {name: Timing(tuple(times)) for name, times in milliseconds.items()}
 
 
-def _seconds(case: Case, index: int, synchronize: Callable[[], None] | None) -> float:
+def _seconds(synchronize: Callable[[], None] | None, case: Case, index: int) -> float:
     if synchronize is None:
         start = time.perf_counter()
         case(index)

@@ -315,7 +315,7 @@ def bench_loss_command(
     that is measured beside. About two minutes.
     """
     with _loading():
-        from dynamicseg.bench import loss
+        from dynamicseg.bench import loss, loss_table
     return _report(
         lambda tell: loss.run(
             size=_height_and_width(size),
@@ -328,7 +328,7 @@ def bench_loss_command(
             memory=memory,
             progress=tell,
         ),
-        loss.table,
+        loss_table.table,
         json_path,
     )
 

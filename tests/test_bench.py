@@ -17,7 +17,7 @@ from rich.console import Console
 from dynamicseg import reference
 from dynamicseg.bench import environment as env
 from dynamicseg.bench import loss as bench_loss
-from dynamicseg.bench import published, timing
+from dynamicseg.bench import loss_table, published, timing
 from dynamicseg.bench.published import PublishedLoss
 from dynamicseg.io import write_json
 from dynamicseg.weighting import WEIGHTINGS, Weighting
@@ -226,7 +226,7 @@ class TestCompiled:
 
 def rendered(report: dict[str, Any]) -> str:
     console = Console(width=100, file=io.StringIO())
-    console.print(bench_loss.table(report))
+    console.print(loss_table.table(report))
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return text
 
