@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from dynamicseg.bench.timing import MILLISECONDS, Case, Timing, compare, gigabytes_per_second
+from dynamicseg.bench.timing import MILLISECONDS, Case, Stopwatch, Timing, compare, gigabytes_per_second
 
 _HEAD_START = 2e-3  # seconds; longer than it takes to ask for what one call of an op has the GPU do
+_HEAD_START_OF_STEP = 20e-3
 _LARGE_COPY = 1 << 30  # bytes
 _COPIES_IN_A_CALL = 10  # the events themselves take as long as copying a megabyte
 
@@ -44,11 +45,25 @@ class EventClock:
         torch.cuda._sleep(int(seconds * self._cycles_per_second))
 
 
-def recorded_event() -> torch.cuda.Event:
-    """One that the current stream has been told to record now."""
-    event = torch.cuda.Event(enable_timing=True)
-    event.record()
-    return event
+class EventStopwatch(Stopwatch):
+    """Times of parts on the GPU, between events; it sleeps first, until the whole piece of work has been asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._clock = EventClock()
+
+    def _begin(self) -> None:
+        torch.cuda.synchronize()
+        self._clock.hold(_HEAD_START_OF_STEP)
+
+    def _mark(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def _between(self, begin: torch.cuda.Event, end: torch.cuda.Event) -> float:
+        end.synchronize()
+        return begin.elapsed_time(end)
 
 
 def warm_up(seconds: float = 0.5) -> None:

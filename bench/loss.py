@@ -49,6 +49,7 @@ from dynamicseg.bench.published import (
 from dynamicseg.bench.timing import (
     Case,
     Timing,
+    check_device,
     compare,
     copy_case,
     gigabytes_per_second,
@@ -110,10 +111,7 @@ class Settings:
             chosen = getattr(self, name)
             if not chosen or not set(chosen) <= set(known):
                 raise ValueError(f"{name} is {', '.join(chosen) or 'empty'}: choose from {', '.join(known)}")
-        if self.device not in ("cpu", "cuda"):
-            raise ValueError(f"device {self.device!r}: choose cpu or cuda")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("device 'cuda': PyTorch sees no CUDA device here; choose cpu")
+        check_device(self.device)
         if self.memory and (self.device != "cpu" or not os.path.exists("/proc/self/clear_refs")):
             raise ValueError("memory: wants the CPU, under Linux; leave it out (on a GPU it is measured anyway)")
 
@@ -333,9 +331,7 @@ def _measure(settings: Settings, dtype: str, layout: str, gpu: _Gpu | None, tell
         },
         "agreement": agreed,
         "compiled": compiled.as_dict(),
-        "results": [
-            result | _on_gpu(result, walls, gpu) for result in _results(timings, one_map, peaks)
-        ],
+        "results": [result | _on_gpu(result, walls, gpu) for result in _results(timings, one_map, peaks)],
     }
 
 
@@ -365,9 +361,7 @@ def _results(
     return results
 
 
-def _on_gpu(
-    result: dict[str, Any], walls: dict[tuple[str, str], Timing] | None, gpu: _Gpu | None
-) -> dict[str, Any]:
+def _on_gpu(result: dict[str, Any], walls: dict[tuple[str, str], Timing] | None, gpu: _Gpu | None) -> dict[str, Any]:
     """What a result has besides on a GPU."""
     if walls is None or gpu is None:
         return {"wall_ms": None, "times_large_limit": None}

@@ -132,7 +132,8 @@ class CompiledSteps:
 def compiled_steps(image: Tensor, config: SegmenterConfig, count: int) -> CompiledSteps:
     """``count`` networks under one ``torch.compile``: bfloat16 by autocast where ``config`` says so, channels last.
 
-    On a GPU with ``mode="reduce-overhead"``, which is CUDA graphs. Each has made steps until nothing is left to compile, and was then given its first weights again.
+    On a GPU with ``mode="reduce-overhead"``, which is CUDA graphs. Each has made steps until nothing is left to
+    compile, and was then given its first weights again.
     """
     start = time.perf_counter()
     torch.compiler.reset()

@@ -109,6 +109,39 @@ def compare(
     return {name: Timing(tuple(times)) for name, times in milliseconds.items()}
 
 
+class Stopwatch:
+    """Times of the parts of a piece of work."""
+
+    def __init__(self) -> None:
+        self._marks: list[tuple[str, Any, Any]] = []
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Around a part; parts of the same name are added up."""
+        begin = self._mark()
+        yield
+        self._marks.append((name, begin, self._mark()))
+
+    def milliseconds(self, work: Callable[[], object]) -> dict[str, float]:
+        """Of each part of ``work``, by name."""
+        self._marks.clear()
+        self._begin()
+        work()
+        found: dict[str, float] = {}
+        for name, begin, end in self._marks:
+            found[name] = found.get(name, 0.0) + self._between(begin, end)
+        return found
+
+    def _begin(self) -> None:
+        pass
+
+    def _mark(self) -> Any:
+        return time.perf_counter()
+
+    def _between(self, begin: Any, end: Any) -> float:
+        return float((end - begin) * MILLISECONDS)
+
+
 def _seconds(synchronize: Callable[[], None] | None, case: Case, index: int) -> float:
     if synchronize is None:
         start = time.perf_counter()
@@ -185,6 +218,14 @@ def rotation(nbytes: int, *, total: int = 192 << 20, most: int = 16) -> int:
     It is at least 2 and at most ``most``. The default total is beyond the last cache of most processors and GPUs.
     """
     return min(max(-(-total // max(nbytes, 1)), 2), most)
+
+
+def check_device(device: str) -> None:
+    """ValueError, one line, unless ``device`` is ``"cpu"``, or ``"cuda"`` where there is one."""
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"device {device!r}: choose cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device 'cuda': PyTorch sees no CUDA device here; choose cpu")
 
 
 def synchronizer(device: str) -> Callable[[], None] | None:

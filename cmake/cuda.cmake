@@ -1,15 +1,18 @@
-# The module _native_cuda, if there is an nvcc for it: sets DYNAMICSEG_WITH_CUDA, and DYNAMICSEG_CUDA_REASON in words.
+# The module _native_cuda, if there is an nvcc for it: sets DYNAMICSEG_WITH_CUDA, DYNAMICSEG_CUDA_REASON in words, and
+# DYNAMICSEG_CUDA_PROBLEM where there is one.
 
 include(CheckLanguage)
 check_language(CUDA)
 if(NOT CMAKE_CUDA_COMPILER)
-  set(DYNAMICSEG_CUDA_REASON "no CUDA compiler was found when it was built")
+  set(DYNAMICSEG_CUDA_PROBLEM "no CUDA compiler was found")
+  set(DYNAMICSEG_CUDA_REASON "no CUDA compiler was found when DynamicSeg was built")
   return()
 endif()
 set(CMAKE_CUDA_ARCHITECTURES OFF)  # each target says what for
 enable_language(CUDA)
 if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.4)
-  set(DYNAMICSEG_CUDA_REASON "nvcc was older than 12.4 when it was built: ${CMAKE_CUDA_COMPILER_VERSION}")
+  set(DYNAMICSEG_CUDA_PROBLEM "nvcc ${CMAKE_CUDA_COMPILER_VERSION} is older than 12.4")
+  set(DYNAMICSEG_CUDA_REASON "DynamicSeg was built where ${DYNAMICSEG_CUDA_PROBLEM}")
   return()
 endif()
 

@@ -339,8 +339,9 @@ def bench_step_command(
     channels: Annotated[int, typer.Option(help="Candidate labels, and width of the network.")] = 100,
     depth: Annotated[int, typer.Option(help="3x3 convolutions.")] = 2,
     repeats: Annotated[int, typer.Option(help="Turns of each competitor.")] = 5,
-    steps: Annotated[int, typer.Option(help="Measured steps in a turn.")] = 2,
+    steps: Annotated[int | None, typer.Option(help="Measured steps in a turn. (default: 2, on a GPU 20)")] = None,
     threads: Annotated[int | None, typer.Option(help="(default: as many as PyTorch uses)")] = None,
+    device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Where to compute.")] = "cpu",
     compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Also against torch.compile.")] = True,
     json_path: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON.")] = None,
 ) -> int:
@@ -350,7 +351,7 @@ def bench_step_command(
     convolutions, and reading and writing the maps between them at the speed of a copy. About two minutes.
     """
     with _loading():
-        from dynamicseg.bench import step
+        from dynamicseg.bench import step, step_table
     return _report(
         lambda tell: step.run(
             size=_height_and_width(size),
@@ -359,10 +360,11 @@ def bench_step_command(
             repeats=repeats,
             steps=steps,
             threads=threads,
+            device=device,
             compile=compiled,
             progress=tell,
         ),
-        step.table,
+        step_table.table,
         json_path,
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from dynamicseg import _native
-from dynamicseg.ops import _runtime
+from dynamicseg.ops import _cuda, _runtime
 from dynamicseg.segmentation import package_version
 
 _LIBRARIES = ("torch", "numpy", "scikit-image", "pillow", "tifffile", "imagecodecs")
@@ -19,6 +19,7 @@ def collect() -> dict[str, Any]:
     """Facts by name, ready for JSON."""
     _runtime.lend_threads()
     build = _native.build_info()
+    cuda_error = _cuda.load_error()
     threads = "PyTorch's own OpenMP threads" if _native.uses_openmp() else "threads started for each call"
     return {
         "dynamicseg": package_version(),
@@ -29,7 +30,7 @@ def collect() -> dict[str, Any]:
         "available_instruction_sets": _native.available_instruction_sets(),
         "threads": f"{_native.thread_count()}, {threads}",
         "cpu_backend": _runtime.why(torch.device("cpu")),
-        "cuda_kernels": "yes" if build["cuda"] else f"no: {build['cuda_reason']}",
+        "cuda_kernels": f"no: {cuda_error}" if cuda_error else f"yes: {build['cuda_reason']}",
         "cuda_backend": _runtime.why(torch.device("cuda")),
         "devices": ["cpu", *_cuda_devices()],
     }

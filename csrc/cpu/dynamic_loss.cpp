@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <stdexcept>
 #include <vector>
 
 #include "core/arithmetic.h"
@@ -177,9 +178,11 @@ double similarity_to_labels(const DynamicLossParams& params, const Tile& tile) {
     case DType::float64:
       return similarity_to_labels_of<double, double>(params, tile);
     case DType::bfloat16:
+      return similarity_to_labels_of<BFloat16, float>(params, tile);
+    case DType::float16:
       break;
   }
-  return similarity_to_labels_of<BFloat16, float>(params, tile);
+  throw std::invalid_argument("float16 has kernels on GPUs alone");
 }
 
 void write_sums(const DynamicLossParams& params, const Tiling& tiling, const std::vector<TileSums>& sums) {

@@ -16,315 +16,48 @@
 // in L2. A map of 1x100x321x481 bfloat16 (31 MB) stays there whole on an H100 (50 MB).
 //
 // Sums: float32 (for float64 maps float64) over the at most 1024 values of a thread, float64 beyond them. The moments
-// of a thread are taken around its first value, so that a mean far from 0 costs no digits of the variance: if one value
-// stands away from n others, the sum of squares around it is no more than n times the sum around their mean. All sums
-// are added up in an order that follows from the shape of the map and the number of multiprocessors.
+// of a thread are taken around the mean of its first values, so that neither a mean far from 0 nor a few values far
+// from all others cost digits of the variance. All sums are added up in an order that follows from the shape of the map
+// and the number of multiprocessors.
 
-#include <cuda_runtime.h>
+#include "dynamicseg/relu_batch_norm.h"
 
 #include <cstdint>
 #include <limits>
 #include <type_traits>
 
-#include "cuda/block.h"
 #include "cuda/launch.h"
 #include "cuda/packs.h"
+#include "cuda/relu_batch_norm_kernels.h"
 #include "cuda/relu_batch_norm_phases.h"
 #include "cuda/relu_batch_norm_plan.h"
-#include "cuda/relu_batch_norm_tiles.h"
-#include "dynamicseg/relu_batch_norm.h"
 
 namespace dynamicseg {
 namespace {
-
-// Packs that a thread reads before it looks at the first of them: 64 bytes, or what registers hold.
-template <class Storage, int kCount, bool kPlain, int kMaps>
-constexpr int kPacksAtOnce = kPlain ? (kCount * static_cast<int>(sizeof(Storage)) == 16 ? 4 : 8) / kMaps
-                                    : (kCount == 8 ? 1 : 2);
-
-// Channels that a block adds up the tiles of: 32 bytes of doubles that lie side by side.
-constexpr int kChannelsTogether = 4;
-constexpr int kTilesTogether = kThreads / kChannelsTogether;
-
-#define DYNAMICSEG_NORM_KERNEL __global__ void __launch_bounds__(kThreads, kBlocksTogether)
-
-// ---- over the tiles of a map ----------------------------------------------------------------------------------------
-
-// Writes, of each tile and channel, the mean and the sum of squares around it.
-template <class Storage, int kCount, bool kPlain>
-DYNAMICSEG_NORM_KERNEL moments_kernel(TileWalk walk, MapWalk<const Storage> x, Compute<Storage> lowest,
-                                      double* __restrict__ moments /* [B * tiles, 2, C] */) {
-  using Value = Compute<Storage>;
-  constexpr int kAtOnce = kPacksAtOnce<Storage, kCount, kPlain, 1>;
-  __shared__ Value centres[kCount][kThreads];
-
-  const TileShare share = share_of_thread<kCount>(walk, blockIdx.x);
-  Cursor<const Storage, kPlain, false> from(x, walk, share);
-  Value shift[kCount]{}, sum[kCount]{}, squares[kCount]{};
-#pragma unroll 1
-  for (int step = 0; step < share.steps; step += kAtOnce) {
-    Pack<Storage, kCount> packs[kAtOnce];
-    load_next<kCount, kPlain>(from, share.steps - step, packs);
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) {
-      if (step == 0) shift[i] = at_least(number(packs[0].element(i)), lowest);
-    }
-#pragma unroll
-    for (int p = 0; p < kAtOnce; ++p) {
-      if (step + p >= share.steps) break;
-#pragma unroll
-      for (int i = 0; i < kCount; ++i) {
-        const Value away = at_least(number(packs[p].element(i)), lowest) - shift[i];
-        sum[i] += away;
-        squares[i] += away * away;
-      }
-    }
-  }
-
-  // Around the first value of the tile, the sums of all threads can be added.
-  if (share.pixel == 0) {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) centres[i][share.pack] = shift[i];
-  }
-  __syncthreads();
-  double* mean = moments + share.tile * 2 * walk.channels + share.channel;
-  const auto moved_to_centre = [&](int i, double& first, double& second) {
-    const double count = share.steps;
-    const double moved = static_cast<double>(shift[i]) - static_cast<double>(centres[i][share.pack]);
-    first = static_cast<double>(sum[i]) + count * moved;
-    second = static_cast<double>(squares[i]) + moved * (2 * static_cast<double>(sum[i]) + count * moved);
-  };
-  sum_tile<kCount>(walk, share, moved_to_centre, [&](int i, double first, double second) {
-    const double away = first / share.tile_pixels;
-    mean[i] = static_cast<double>(shift[i]) + away;
-    mean[walk.channels + i] = second - away * first;
-  });
-}
-
-template <class Storage, int kCount, bool kPlain>
-DYNAMICSEG_NORM_KERNEL normalise_kernel(TileWalk walk, MapWalk<const Storage> x, MapWalk<Storage> y,
-                                        Compute<Storage> lowest, ChannelFactors factors) {
-  using Value = Compute<Storage>;
-  constexpr int kAtOnce = kPacksAtOnce<Storage, kCount, kPlain, 1>;
-  const TileShare share = share_of_thread<kCount>(walk, gridDim.x - 1 - blockIdx.x);
-  if (share.steps == 0) return;
-  Value mean[kCount], scale[kCount], offset[kCount];
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) {
-    mean[i] = static_cast<const Value*>(factors.mean)[share.channel + i];
-    scale[i] = static_cast<const Value*>(factors.scale)[share.channel + i];
-    offset[i] = static_cast<const Value*>(factors.offset)[share.channel + i];
-  }
-  Cursor<const Storage, kPlain, true> from(x, walk, share);
-  Cursor<Storage, kPlain, true> to(y, walk, share);
-#pragma unroll 1
-  for (int step = 0; step < share.steps; step += kAtOnce) {
-    Pack<Storage, kCount> packs[kAtOnce];
-    load_next<kCount, kPlain>(from, share.steps - step, packs);
-#pragma unroll
-    for (int p = 0; p < kAtOnce; ++p) {
-      if (step + p >= share.steps) break;
-      Value result[kCount];
-#pragma unroll
-      for (int i = 0; i < kCount; ++i) {
-        result[i] = (at_least(number(packs[p].element(i)), lowest) - mean[i]) * scale[i] + offset[i];
-      }
-      store_channels<Storage, kCount, kPlain>(to.at(), pack_of<Storage, kCount>(result));
-      to.next();
-    }
-  }
-}
-
-// Writes, of each tile and channel, the sums of the gradient and of the gradient times (r - mean).
-template <class Storage, int kCount, bool kPlain>
-DYNAMICSEG_NORM_KERNEL gradient_sums_kernel(TileWalk walk, MapWalk<const Storage> x, MapWalk<const Storage> grad_y,
-                                            Compute<Storage> lowest, const Compute<Storage>* __restrict__ means,
-                                            double* __restrict__ sums /* [B * tiles, 2, C] */) {
-  using Value = Compute<Storage>;
-  constexpr int kAtOnce = kPacksAtOnce<Storage, kCount, kPlain, 2>;
-  const TileShare share = share_of_thread<kCount>(walk, blockIdx.x);
-  Cursor<const Storage, kPlain, false> from_x(x, walk, share), from_grad(grad_y, walk, share);
-  Value mean[kCount]{}, sum[kCount]{}, sum_centred[kCount]{};
-  if (share.steps > 0) {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) mean[i] = means[share.channel + i];
-  }
-#pragma unroll 1
-  for (int step = 0; step < share.steps; step += kAtOnce) {
-    Pack<Storage, kCount> values[kAtOnce], grads[kAtOnce];
-    load_next<kCount, kPlain>(from_x, share.steps - step, values);
-    load_next<kCount, kPlain>(from_grad, share.steps - step, grads);
-#pragma unroll
-    for (int p = 0; p < kAtOnce; ++p) {
-      if (step + p >= share.steps) break;
-#pragma unroll
-      for (int i = 0; i < kCount; ++i) {
-        const Value grad = number(grads[p].element(i));
-        sum[i] += grad;
-        sum_centred[i] += grad * (at_least(number(values[p].element(i)), lowest) - mean[i]);
-      }
-    }
-  }
-  double* total = sums + share.tile * 2 * walk.channels + share.channel;
-  const auto of_thread = [&](int i, double& first, double& second) {
-    first = static_cast<double>(sum[i]);
-    second = static_cast<double>(sum_centred[i]);
-  };
-  sum_tile<kCount>(walk, share, of_thread, [&](int i, double first, double second) {
-    total[i] = first;
-    total[walk.channels + i] = second;
-  });
-}
-
-// grad_x may be grad_y: a thread reads its pixels before it writes them.
-template <class Storage, int kCount, bool kPlain>
-DYNAMICSEG_NORM_KERNEL gradient_kernel(TileWalk walk, MapWalk<const Storage> x, MapWalk<const Storage> grad_y,
-                                       MapWalk<Storage> grad_x, bool relu, Compute<Storage> lowest,
-                                       ChannelFactors factors) {
-  using Value = Compute<Storage>;
-  constexpr int kAtOnce = kCount == 8 ? 1 : kPacksAtOnce<Storage, kCount, kPlain, 2>;
-  const TileShare share = share_of_thread<kCount>(walk, gridDim.x - 1 - blockIdx.x);
-  if (share.steps == 0) return;
-  Value mean[kCount], scale[kCount], offset[kCount], slope[kCount];
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) {
-    mean[i] = static_cast<const Value*>(factors.mean)[share.channel + i];
-    scale[i] = static_cast<const Value*>(factors.scale)[share.channel + i];
-    offset[i] = static_cast<const Value*>(factors.offset)[share.channel + i];
-    slope[i] = static_cast<const Value*>(factors.slope)[share.channel + i];
-  }
-  Cursor<const Storage, kPlain, true> from_x(x, walk, share), from_grad(grad_y, walk, share);
-  Cursor<Storage, kPlain, true> to(grad_x, walk, share);
-#pragma unroll 1
-  for (int step = 0; step < share.steps; step += kAtOnce) {
-    Pack<Storage, kCount> values[kAtOnce], grads[kAtOnce];
-    load_next<kCount, kPlain>(from_x, share.steps - step, values);
-    load_next<kCount, kPlain>(from_grad, share.steps - step, grads);
-#pragma unroll
-    for (int p = 0; p < kAtOnce; ++p) {
-      if (step + p >= share.steps) break;
-      Value result[kCount];
-#pragma unroll
-      for (int i = 0; i < kCount; ++i) {
-        const Value value = number(values[p].element(i));
-        const Value centred = at_least(value, lowest) - mean[i];
-        const Value grad = number(grads[p].element(i)) * scale[i] + offset[i] + centred * slope[i];
-        result[i] = relu && value <= 0 ? Value{0} : grad;
-      }
-      store_channels<Storage, kCount, kPlain>(to.at(), pack_of<Storage, kCount>(result));
-      to.next();
-    }
-  }
-}
-
-// ---- over the sums of tiles -----------------------------------------------------------------------------------------
-
-// Mean and squares of all tiles together: around the mean of the first tile, their sums can be added.
-template <class Value>
-DYNAMICSEG_NORM_KERNEL statistics_kernel(TileWalk walk, std::int64_t images, double eps,
-                                         const double* __restrict__ moments /* [B * tiles, 2, C] */,
-                                         const Value* __restrict__ weight, const Value* __restrict__ bias,
-                                         Value* __restrict__ mean, Value* __restrict__ rstd, ChannelFactors factors) {
-  const ThreadLayout layout{kTilesTogether, kChannelsTogether, true};
-  const int lane = pixel_of_thread(layout), pack = pack_of_thread(layout);
-  const std::int64_t channels = walk.channels;
-  const std::int64_t channel = static_cast<std::int64_t>(blockIdx.x) * kChannelsTogether + pack;
-  double first[1]{}, second[1]{};
-  double centre = 0;
-  if (channel < channels) {
-    centre = moments[channel];
-    const std::int64_t tiles = images * walk.tiles;
-#pragma unroll 4
-    for (std::int64_t tile = lane; tile < tiles; tile += kTilesTogether) {
-      const double* of_tile = moments + tile * 2 * channels + channel;
-      const std::int64_t begin = static_cast<unsigned>(tile) % walk.tiles * walk.tile_pixels;
-      const auto count = static_cast<double>(min(walk.tile_pixels, walk.pixels - begin));
-      const double away = of_tile[0] - centre;
-      first[0] += count * away;
-      second[0] += of_tile[channels] + count * away * away;
-    }
-  }
-  sum_over_pixels<1>(layout, lane, pack, first, second);
-  if (lane != 0) return;
-  Value factor_mean = 0, factor_scale = 0, factor_offset = 0;
-  if (channel < channels) {
-    const auto count = static_cast<double>(images * walk.pixels);
-    const double away = first[0] / count;
-    const double squares = second[0] - away * first[0];
-    const double variance = squares < 0 ? 0 : squares / count;
-    factor_mean = static_cast<Value>(centre + away);
-    const auto deviation = static_cast<Value>(1 / sqrt(variance + eps));
-    mean[channel] = factor_mean;
-    rstd[channel] = deviation;
-    factor_scale = weight[channel] * deviation;
-    factor_offset = bias[channel];
-  }
-  static_cast<Value*>(factors.mean)[channel] = factor_mean;
-  static_cast<Value*>(factors.scale)[channel] = factor_scale;
-  static_cast<Value*>(factors.offset)[channel] = factor_offset;
-}
-
-template <class Value>
-DYNAMICSEG_NORM_KERNEL gradient_factors_kernel(std::int64_t channels, std::int64_t parts, double count,
-                                               const double* __restrict__ sums /* [parts, 2, C] */,
-                                               const Value* __restrict__ weight, const Value* __restrict__ mean,
-                                               const Value* __restrict__ rstd, Value* __restrict__ grad_weight,
-                                               Value* __restrict__ grad_bias, ChannelFactors factors) {
-  const ThreadLayout layout{kTilesTogether, kChannelsTogether, true};
-  const int lane = pixel_of_thread(layout), pack = pack_of_thread(layout);
-  const std::int64_t channel = static_cast<std::int64_t>(blockIdx.x) * kChannelsTogether + pack;
-  double grad[1]{}, grad_centred[1]{};
-  if (channel < channels) {
-#pragma unroll 4
-    for (std::int64_t part = lane; part < parts; part += kTilesTogether) {
-      grad[0] += sums[part * 2 * channels + channel];
-      grad_centred[0] += sums[(part * 2 + 1) * channels + channel];
-    }
-  }
-  sum_over_pixels<1>(layout, lane, pack, grad, grad_centred);
-  if (lane != 0) return;
-  Value factor_mean = 0;
-  double scale = 0, offset = 0, slope = 0;
-  if (channel < channels) {
-    const auto deviation = static_cast<double>(rstd[channel]);
-    factor_mean = mean[channel];
-    scale = static_cast<double>(weight[channel]) * deviation;
-    offset = -scale * grad[0] / count;
-    slope = -scale * deviation * deviation * grad_centred[0] / count;
-    grad_bias[channel] = static_cast<Value>(grad[0]);
-    grad_weight[channel] = static_cast<Value>(grad_centred[0] * deviation);
-  }
-  static_cast<Value*>(factors.mean)[channel] = factor_mean;
-  static_cast<Value*>(factors.scale)[channel] = static_cast<Value>(scale);
-  static_cast<Value*>(factors.offset)[channel] = static_cast<Value>(offset);
-  static_cast<Value*>(factors.slope)[channel] = static_cast<Value>(slope);
-}
-
-#undef DYNAMICSEG_NORM_KERNEL
-
-// ---- launches -------------------------------------------------------------------------------------------------------
 
 template <class Storage>
 Compute<Storage> lowest_of(const ReluBatchNormParams& params) {
   return params.relu ? 0 : -std::numeric_limits<Compute<Storage>>::infinity();
 }
 
-// Calls body(count, plain), both as types, with the pack of a plan.
-template <class Storage, class Body>
-void with_packs(const NormPlan& plan, bool plain, Body body) {
-  constexpr int kWhole = kPack<Storage>;
-  const auto with_count = [&](auto count) {
-    if (plain) {
-      body(count, std::true_type{});
-    } else {
-      body(count, std::false_type{});
+// Calls body(element, count, plain): an element of the map, and as types the channels of a pack and what is_plain says.
+template <class Body>
+void with_packs(const ReluBatchNormParams& params, const NormPlan& plan, bool plain, Body body) {
+  with_storage_of(params.dtype, [&](auto element) {
+    constexpr int kWhole = kPack<decltype(element)>;
+    const auto with_count = [&](auto count) {
+      if (plain) {
+        body(element, count, std::true_type{});
+      } else {
+        body(element, count, std::false_type{});
+      }
+    };
+    if (plan.count == kWhole) return with_count(std::integral_constant<int, kWhole>{});
+    if constexpr (kWhole > 2) {
+      if (plan.count == kWhole / 2) return with_count(std::integral_constant<int, kWhole / 2>{});
     }
-  };
-  if (plan.count == kWhole) return with_count(std::integral_constant<int, kWhole>{});
-  if constexpr (kWhole > 2) {
-    if (plan.count == kWhole / 2) return with_count(std::integral_constant<int, kWhole / 2>{});
-  }
-  with_count(std::integral_constant<int, 1>{});
+    with_count(std::integral_constant<int, 1>{});
+  });
 }
 
 // Whether the pixels of a map lie at equal distances, and its packs at addresses that allow to read them at once. What
@@ -346,43 +79,53 @@ std::int64_t blocks_for_channels(std::int64_t channels) { return padded_channels
 void launch_moments(const ReluBatchNormParams& params, const NormPlan& plan, double* moments, const CudaLaunch& where) {
   const bool plain = is_plain(params, plan, params.x, params.strides);
   const TileWalk walk = tile_walk(plan, params.shape, plain);
-  with_storage_of(params.dtype, [&](auto element) {
+  with_packs(params, plan, plain, [&](auto element, auto count, auto as_is) {
     using Storage = decltype(element);
-    with_packs<Storage>(plan, plain, [&](auto count, auto as_is) {
-      launch("moments", moments_kernel<Storage, count.value, as_is.value>, plan.blocks, 0, where, false, walk,
-             walk_of(static_cast<const Storage*>(params.x), params.strides, walk), lowest_of<Storage>(params), moments);
-    });
+    launch("moments", moments_kernel<Storage, count.value, as_is.value>, plan.blocks, 0, where, false, walk,
+           walk_of(static_cast<const Storage*>(params.x), params.strides, walk), lowest_of<Storage>(params), moments);
   });
 }
 
 void launch_normalise(const ReluBatchNormParams& params, const NormPlan& plan, const ChannelFactors& factors,
                       const CudaLaunch& where) {
-  const bool plain = is_plain(params, plan, params.x, params.strides) &&
-                     is_plain(params, plan, params.y, params.y_strides);
+  const bool plain =
+      is_plain(params, plan, params.x, params.strides) && is_plain(params, plan, params.y, params.y_strides);
   const TileWalk walk = tile_walk(plan, params.shape, plain);
-  with_storage_of(params.dtype, [&](auto element) {
+  with_packs(params, plan, plain, [&](auto element, auto count, auto as_is) {
     using Storage = decltype(element);
-    with_packs<Storage>(plan, plain, [&](auto count, auto as_is) {
-      launch("normalise", normalise_kernel<Storage, count.value, as_is.value>, plan.blocks, 0, where, false, walk,
-             walk_of(static_cast<const Storage*>(params.x), params.strides, walk),
-             walk_of(static_cast<Storage*>(params.y), params.y_strides, walk), lowest_of<Storage>(params), factors);
-    });
+    launch("normalise", normalise_kernel<Storage, count.value, as_is.value>, plan.blocks, 0, where, false, walk,
+           walk_of(static_cast<const Storage*>(params.x), params.strides, walk),
+           walk_of(static_cast<Storage*>(params.y), params.y_strides, walk), lowest_of<Storage>(params), factors);
   });
 }
 
 void launch_gradient_sums(const ReluBatchNormParams& params, const NormPlan& plan, double* sums,
                           const CudaLaunch& where) {
-  const bool plain = is_plain(params, plan, params.x, params.strides) &&
-                     is_plain(params, plan, params.grad_y, params.grad_y_strides);
+  const bool plain =
+      is_plain(params, plan, params.x, params.strides) && is_plain(params, plan, params.grad_y, params.grad_y_strides);
   const TileWalk walk = tile_walk(plan, params.shape, plain);
-  with_storage_of(params.dtype, [&](auto element) {
+  with_packs(params, plan, plain, [&](auto element, auto count, auto as_is) {
     using Storage = decltype(element);
-    with_packs<Storage>(plan, plain, [&](auto count, auto as_is) {
-      launch("gradient sums", gradient_sums_kernel<Storage, count.value, as_is.value>, plan.blocks, 0, where, false,
-             walk, walk_of(static_cast<const Storage*>(params.x), params.strides, walk),
-             walk_of(static_cast<const Storage*>(params.grad_y), params.grad_y_strides, walk),
-             lowest_of<Storage>(params), static_cast<const Compute<Storage>*>(params.mean), sums);
-    });
+    launch("gradient sums", gradient_sums_kernel<Storage, count.value, as_is.value>, plan.blocks, 0, where, false, walk,
+           walk_of(static_cast<const Storage*>(params.x), params.strides, walk),
+           walk_of(static_cast<const Storage*>(params.grad_y), params.grad_y_strides, walk), lowest_of<Storage>(params),
+           static_cast<const Compute<Storage>*>(params.mean), sums);
+  });
+}
+
+void launch_gradient(const ReluBatchNormParams& params, const NormPlan& plan, const ChannelFactors& factors,
+                     const CudaLaunch& where) {
+  const bool plain = is_plain(params, plan, params.x, params.strides) &&
+                     is_plain(params, plan, params.grad_y, params.grad_y_strides) &&
+                     is_plain(params, plan, params.grad_x, params.grad_x_strides);
+  const TileWalk walk = tile_walk(plan, params.shape, plain);
+  with_packs(params, plan, plain, [&](auto element, auto count, auto as_is) {
+    using Storage = decltype(element);
+    launch("gradient", gradient_kernel<Storage, count.value, as_is.value>, plan.blocks, 0, where, false, walk,
+           walk_of(static_cast<const Storage*>(params.x), params.strides, walk),
+           walk_of(static_cast<const Storage*>(params.grad_y), params.grad_y_strides, walk),
+           walk_of(static_cast<Storage*>(params.grad_x), params.grad_x_strides, walk), params.relu,
+           lowest_of<Storage>(params), factors);
   });
 }
 
@@ -429,24 +172,6 @@ void launch_gradient_factors(const ReluBatchNormParams& params, const double* su
   });
 }
 
-void launch_gradient(const ReluBatchNormParams& params, const ChannelFactors& factors, const CudaLaunch& where) {
-  const NormPlan plan = norm_plan(params);
-  const bool plain = is_plain(params, plan, params.x, params.strides) &&
-                     is_plain(params, plan, params.grad_y, params.grad_y_strides) &&
-                     is_plain(params, plan, params.grad_x, params.grad_x_strides);
-  const TileWalk walk = tile_walk(plan, params.shape, plain);
-  with_storage_of(params.dtype, [&](auto element) {
-    using Storage = decltype(element);
-    with_packs<Storage>(plan, plain, [&](auto count, auto as_is) {
-      launch("gradient", gradient_kernel<Storage, count.value, as_is.value>, plan.blocks, 0, where, false, walk,
-             walk_of(static_cast<const Storage*>(params.x), params.strides, walk),
-             walk_of(static_cast<const Storage*>(params.grad_y), params.grad_y_strides, walk),
-             walk_of(static_cast<Storage*>(params.grad_x), params.grad_x_strides, walk), params.relu,
-             lowest_of<Storage>(params), factors);
-    });
-  });
-}
-
 std::int64_t relu_batch_norm_workspace_bytes(const ReluBatchNormParams& params) {
   Carver carver(nullptr);
   take_channel_factors(carver, params);
@@ -468,7 +193,7 @@ void launch_relu_batch_norm_backward(const ReluBatchNormParams& params, const Cu
   double* sums = take_sums_of_tiles(carver, params);
   launch_gradient_sums(params, plan, sums, where);
   launch_gradient_factors(params, sums, params.shape.batch * plan.tiles, factors, where);
-  launch_gradient(params, factors, where);
+  launch_gradient(params, plan, factors, where);
 }
 
 }  // namespace dynamicseg

@@ -36,7 +36,4 @@ void launch_statistics(const ReluBatchNormParams& params, double* sums_of_tiles,
 void launch_gradient_factors(const ReluBatchNormParams& params, const double* sums, std::int64_t parts,
                              const ChannelFactors& factors, const CudaLaunch& where);
 
-// Reads x, grad_y and the factors of `gradient`; writes grad_x.
-void launch_gradient(const ReluBatchNormParams& params, const ChannelFactors& factors, const CudaLaunch& where);
-
 }  // namespace dynamicseg

@@ -46,6 +46,12 @@ __device__ __forceinline__ void store_channels(Storage* at, const Pack<Storage, 
   }
 }
 
+// One of the arrays of ChannelFactors, from a channel on that is the first one of a pack.
+template <class Value, int kCount>
+__device__ __forceinline__ Pack<Value, kCount> factors_from(const void* array, int channel) {
+  return *reinterpret_cast<const Pack<Value, kCount>*>(static_cast<const Value*>(array) + channel);
+}
+
 // A thread's share of its block's tile: every threads.pixels-th pixel, and one pack of each.
 struct TileShare {
   std::int64_t image, tile;  // `tile` among those of all images
@@ -112,8 +118,7 @@ class Cursor {
 
 // Reads what comes next in a map: at most kAtOnce packs, and no more than the thread has left.
 template <int kCount, bool kPlain, int kAtOnce, class Cursor, class Storage>
-__device__ __forceinline__ void load_next(Cursor& cursor, int left,
-                                          Pack<Storage, kCount> (&packs)[kAtOnce]) {
+__device__ __forceinline__ void load_next(Cursor& cursor, int left, Pack<Storage, kCount> (&packs)[kAtOnce]) {
 #pragma unroll
   for (int i = 0; i < kAtOnce; ++i) {
     if (i < left) packs[i] = load_channels<Storage, kCount, kPlain>(cursor.at());
@@ -153,12 +158,12 @@ __device__ __forceinline__ void sum_over_pixels(const ThreadLayout& layout, int 
 }
 
 // Two sums of each channel of a thread over the pixels of its tile: calls summands(i, first, second) for those of the
-// thread and totals(i, first, second) for those of the block, with the threads of its first pixel. At most 4 channels
-// at a time: 8 would not fit into the registers.
+// thread and totals(i, first, second) for those of the block, with the threads of its first pixel. Of 8 channels two at
+// a time: all of them would not fit into the registers.
 template <int kCount, class Summands, class Totals>
 __device__ __forceinline__ void sum_tile(const TileWalk& walk, const TileShare& share, Summands summands,
                                          Totals totals) {
-  constexpr int kTogether = kCount < 4 ? kCount : 4;
+  constexpr int kTogether = kCount == 8 ? 2 : kCount;
 #pragma unroll
   for (int begin = 0; begin < kCount; begin += kTogether) {
     double first[kTogether]{}, second[kTogether]{};

@@ -41,7 +41,7 @@ def load_error() -> str:
     try:
         from dynamicseg import _native_cuda  # noqa: F401
     except ImportError as error:
-        return f"its CUDA module cannot be loaded ({error})"
+        return f"the CUDA module cannot be loaded ({error})"
     return ""
 
 
@@ -49,8 +49,8 @@ def load_error() -> str:
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def problem(index: int | None) -> str:
     """Why there are no kernels for the GPU ``index``, None is the current one; empty where there are."""
-    if load_error():
-        return load_error()
+    if error := load_error():
+        return error
     if not torch.cuda.is_available():
         return "PyTorch finds no CUDA GPU"
     return _problem_of_device(torch.cuda.current_device() if index is None else index)
@@ -62,7 +62,10 @@ def _problem_of_device(index: int) -> str:
 
     with torch.cuda.device(index):
         found = _native_cuda.problem_of_current_device()
-    return f"its kernels cannot run on {torch.cuda.get_device_name(index)}: {found}" if found else ""
+    if not found:
+        return ""
+    architectures = _native_cuda.build_info()["architectures"]
+    return f"the kernels, compiled for {architectures}, cannot run on {torch.cuda.get_device_name(index)}: {found}"
 
 
 def run(kernel: str, params: Params, device: torch.device) -> None:

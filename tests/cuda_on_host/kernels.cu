@@ -1,7 +1,9 @@
-// Small kernels, right and wrong ones, that show what CUDA on the host does with them; see tests/test_cuda_on_host.py.
+// Small kernels, right and wrong ones, that show what CUDA on the host does with them, see tests/test_cuda_on_host.py;
+// and conversions of csrc/core/arithmetic.h, see tests/test_arithmetic.py.
 #include <cooperative_groups.h>
 #include <cuda_runtime.h>
 
+#include "core/arithmetic.h"
 #include "cuda/block.h"
 #include "cuda/launch.h"
 
@@ -175,4 +177,19 @@ FOR_PYTHON first_shared(float* value, unsigned threads, unsigned shared_bytes) {
 FOR_PYTHON resident(int* blocks) {
   *blocks = static_cast<int>(resident_blocks(sum_kernel, current_device(), 0));
   return "";
+}
+
+#define CONVERSION extern "C" __attribute__((visibility("default"))) void
+
+CONVERSION numbers_of_float16(const Float16* elements, int count, float* numbers) {
+  for (int i = 0; i < count; ++i) numbers[i] = number(elements[i]);
+}
+CONVERSION numbers_of_bfloat16(const BFloat16* elements, int count, float* numbers) {
+  for (int i = 0; i < count; ++i) numbers[i] = number(elements[i]);
+}
+CONVERSION float16_of_numbers(const float* numbers, int count, Float16* elements) {
+  for (int i = 0; i < count; ++i) elements[i] = rounded_to_float16(numbers[i]);
+}
+CONVERSION bfloat16_of_numbers(const float* numbers, int count, BFloat16* elements) {
+  for (int i = 0; i < count; ++i) elements[i] = rounded_to_bfloat16(numbers[i]);
 }
