@@ -153,8 +153,9 @@ class Column {
     if constexpr (kGradient) {
       Value up[kElements];
       read(valid && image_.is_valid(row_begin - 1, column_) ? pixel - image_.strides.height : pixel, up);
+      const DifferenceScales<Storage, kNormalised> scaled(p_, channel_);
 #pragma unroll
-      for (int e = 0; e < kElements; ++e) up_sign[e] = sign_of(x[e] - up[e]);
+      for (int e = 0; e < kElements; ++e) up_sign[e] = sign_of(scaled(x[e] - up[e], e));
     }
 #pragma unroll 1
     for (std::int64_t row = row_begin; row < row_end; ++row, pixel += image_.strides.height) {
