@@ -1,4 +1,4 @@
-"""Training steps on a GPU as a CUDA graph: the competitor that ``segment --device cuda`` runs, and several at a time."""
+"""Training steps on a GPU as a CUDA graph, as ``segment --device cuda`` runs them, and several of them at a time."""
 
 from __future__ import annotations
 

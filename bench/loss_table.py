@@ -20,8 +20,8 @@ def table(report: dict[str, Any]) -> Group:
         f"{machine['threads']} threads, {machine['backend']}; PyTorch {machine['torch']}"
     )
     foot = (
-        "ms (us): median, and 20 % to 80 % quantile. GB/s: of the bytes that must move. limit: time over what these bytes "
-        "take at the speed of the copy. eager, compiled: how many times faster than these. -: not measured. "
+        "ms, us: median, and 20 % to 80 % quantile. GB/s: of the bytes that must move. limit: time over what these "
+        "bytes take at the speed of the copy. eager, compiled: how many times faster than these. -: not measured. "
     )
     if settings["device"] == "cpu":
         return Group(head, *[_map_table(entry) for entry in report["maps"]], foot + "peak MB: memory beyond the input.")

@@ -24,7 +24,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -50,6 +49,7 @@ SCHEMA_VERSION = 1
 Progress: TypeAlias = Callable[[str], None]
 
 PHASES = ("read", "group", "train", "regions", "save", "total")
+_OF_AN_IMAGE = ("path", "size", "n_labels", "steps", "seconds")
 _SHIPPED = ("astronaut", "chelsea", "coffee")
 _FORMATS = ("png", "overlay", "json")
 _KIB = 1024
@@ -127,7 +127,9 @@ def run(
             "formats": list(_FORMATS),
             "config": segmenter.config.model_dump(mode="json"),
         },
-        "images": [{key: result[key] for key in ("path", "size", "n_labels", "steps", "seconds")} for result in results],
+        "images": [
+            {key: result[key] for key in ("path", "size", "n_labels", "steps", "seconds")} for result in results
+        ],
         "phases": {phase: _summary([result["seconds"][phase] for result in results]) for phase in PHASES},
         "seconds": seconds,
         "images_per_second": len(results) / seconds,
@@ -265,5 +267,3 @@ def table(report: dict[str, Any]) -> Group:
     if report["scores"] is not None:
         foot += "; per-segment IoU " + ", ".join(f"{name} {score:.3f}" for name, score in report["scores"].items())
     return Group(head, found, foot + ".")
-
-
