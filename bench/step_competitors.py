@@ -163,7 +163,7 @@ def _compiled_step(compiled: Callable[..., Any], image: Tensor, config: Segmente
     def step() -> Tensor:
         torch.compiler.cudagraph_mark_step_begin()
         optimizer.zero_grad()
-        loss = compiled(network, image)
+        loss: Tensor = compiled(network, image)
         loss.backward()
         optimizer.step()
         return loss.detach().clone()  # a graph writes the next loss to the same place

@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -42,7 +43,10 @@ def options(shape: tuple[int, ...], device: str) -> Iterator[tuple[str, dict[str
     rows, columns = torch.arange(height)[:, None] // 3, torch.arange(width) // 4
     numbers = (rows * (int(columns.max()) + 1) + columns).expand(batch, -1, -1).contiguous()
     with_mask: dict[str, Tensor | int] = {"mask": mask.to(device)}
-    with_superpixels = {"superpixels": numbers.to(device), "superpixel_count": int(numbers.max()) + 1}
+    with_superpixels: dict[str, Tensor | int] = {
+        "superpixels": numbers.to(device),
+        "superpixel_count": int(numbers.max()) + 1,
+    }
     yield "", {}
     yield " mask", with_mask
     yield " superpixels", with_superpixels
@@ -78,12 +82,12 @@ def cases(x: Tensor) -> Iterator[tuple[str, Callable[[], Results]]]:
         return {"y": y.detach(), **grads}
 
     for name, given in options(tuple(x.shape), x.device.type):
-        yield f"dynamic_loss{name}", lambda given=given: autograd(given)
-        yield f"dynamic_loss_and_grad{name}", lambda given=given: one_call(given, False)
-        yield f"dynamic_loss_and_grad cooperative{name}", lambda given=given: one_call(given, True)
-        yield f"batch_norm_dynamic_loss_and_grad{name}", lambda given=given: head(given)
-    yield "relu_batch_norm", lambda: norm(True)
-    yield "batch_norm", lambda: norm(False)
+        yield f"dynamic_loss{name}", partial(autograd, given)
+        yield f"dynamic_loss_and_grad{name}", partial(one_call, given, False)
+        yield f"dynamic_loss_and_grad cooperative{name}", partial(one_call, given, True)
+        yield f"batch_norm_dynamic_loss_and_grad{name}", partial(head, given)
+    yield "relu_batch_norm", partial(norm, True)
+    yield "batch_norm", partial(norm, False)
 
 
 def digest(results: Results) -> str:

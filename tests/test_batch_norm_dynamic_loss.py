@@ -69,9 +69,10 @@ def blocks(shape: tuple[int, ...]) -> Tensor:
 
 def ours(z: Tensor, weight: Tensor, bias: Tensor, target: torch.device = CPU, **options: Any) -> Result:
     """What the op makes of them on ``target``, back on the CPU."""
-    leaves = (tensor.to(target) for tensor in (z, weight, bias))
-    moved = {name: option.to(target) if isinstance(option, Tensor) else option for name, option in options.items()}
-    output, grads = batch_norm_dynamic_loss_and_grad(*leaves, **moved)
+    moved: dict[str, Any] = {
+        name: option.to(target) if isinstance(option, Tensor) else option for name, option in options.items()
+    }
+    output, grads = batch_norm_dynamic_loss_and_grad(z.to(target), weight.to(target), bias.to(target), **moved)
     return Result(DynamicLossOutput(*(part.cpu() for part in output)), tuple(grad.cpu() for grad in grads))
 
 
@@ -167,7 +168,7 @@ class TestAgainstReference:
                 DynamicLossOutput(
                     *(part.cpu().double() if part.is_floating_point() else part.cpu() for part in output)
                 ),
-                torch.autograd.grad(x, leaves, grad_x),
+                tuple(grad.cpu() for grad in torch.autograd.grad(x, leaves, grad_x)),
             ),
             tolerances[z.dtype],
         )
@@ -232,7 +233,7 @@ class TestMemory:
         whole, weight, bias = head((2, 20, 24, 30), dtype, channels_last)
         z = VIEWS[view](whole)
         parameters = weight[: z.shape[1]], bias[: z.shape[1]]
-        options = {"mask": holes(z.shape)}
+        options: dict[str, Any] = {"mask": holes(z.shape)}
         dense = z.contiguous(memory_format=FORMATS[channels_last])
         assert_same_bits(ours(z, *parameters, **options), ours(dense, *parameters, **options))
 
@@ -254,7 +255,8 @@ class TestDeterminism:
         self, shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool, threads: Callable[[int], None]
     ) -> None:
         arguments = head(shape, dtype, channels_last)
-        for options in ({"mask": holes(shape)}, {"superpixels": blocks(shape)}):
+        several: list[dict[str, Any]] = [{"mask": holes(shape)}, {"superpixels": blocks(shape)}]
+        for options in several:
             first = ours(*arguments, **options)
             for count in (1, 2, 3):
                 threads(count)

@@ -1,4 +1,4 @@
-"""CUDA on the host: the stand-in on which kernels are tested without a GPU does what CUDA does, and reports mistakes."""
+"""CUDA on the host, on which kernels are tested without a GPU, does what CUDA does, and reports mistakes."""
 
 from __future__ import annotations
 
@@ -99,7 +99,10 @@ class TestWarps:
         rows = np.zeros((16, 32), np.int64)
         assert call("warp", rows) == ""
         lane = np.arange(32)
-        all_bits = lambda chosen: sum(1 << int(i) for i in lane[chosen])  # noqa: E731
+
+        def all_bits(chosen: NDArray[np.bool_]) -> int:
+            return sum(1 << int(i) for i in lane[chosen])
+
         expected: list[NDArray[np.int64] | int] = [
             np.full(32, 30),
             (lane // 8 * 8 + 3) * 10,

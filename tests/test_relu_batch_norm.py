@@ -66,7 +66,7 @@ def ours(
     x: Tensor, weight: Tensor, bias: Tensor, grad_y: Tensor, relu: bool = True, target: torch.device = CPU
 ) -> dict[str, Tensor]:
     """What the op makes of them on ``target``, back on the CPU."""
-    results = differentiate(relu_batch_norm, *(tensor.to(target) for tensor in (x, weight, bias, grad_y)), relu=relu)
+    results = differentiate(relu_batch_norm, x.to(target), weight.to(target), bias.to(target), grad_y.to(target), relu)
     return {name: value.cpu() for name, value in results.items()}
 
 

@@ -119,9 +119,7 @@ def _batch_norm_dynamic_loss_and_grad(
 
     grad_loss = torch.full_like(outputs.loss, 1 / len(z))
     arrays = outputs._asdict() | {"grad_x": grad_z, "grad_loss": grad_loss}
-    run_loss(
-        "batch_norm_dynamic_loss", z, mask, superpixels, superpixel_count, weighting, mu, with_norm=with_norm, **arrays
-    )
+    run_loss("batch_norm_dynamic_loss", z, mask, superpixels, superpixel_count, weighting, mu, arrays, with_norm)
     return (*outputs[:-1], grad_z, grad_weight, grad_bias)
 
 

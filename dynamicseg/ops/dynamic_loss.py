@@ -186,8 +186,8 @@ def run_loss(
     superpixel_count: int | None,
     weighting: str,
     mu: float,
+    arrays: dict[str, Tensor],
     with_norm: Callable[[_native.DynamicLossParams], _native.BatchNormDynamicLossParams] | None = None,
-    **arrays: Tensor,
 ) -> None:
     """Runs a kernel on the tensors' memory; the names of ``arrays`` are those of the kernel interface.
 
@@ -234,7 +234,7 @@ def _dynamic_loss(
     mu: float,
 ) -> _Forward:
     outputs = empty_outputs(x)
-    run_loss("dynamic_loss", x, mask, superpixels, superpixel_count, weighting, mu, **outputs._asdict())
+    run_loss("dynamic_loss", x, mask, superpixels, superpixel_count, weighting, mu, outputs._asdict())
     return (*outputs,)
 
 
@@ -270,9 +270,7 @@ def _dynamic_loss_and_grad(
         superpixel_count,
         weighting,
         mu,
-        **outputs._asdict(),
-        grad_x=grad_x,
-        grad_loss=grad_loss,
+        outputs._asdict() | {"grad_x": grad_x, "grad_loss": grad_loss},
     )
     return (*outputs[:-1], grad_x)  # no logsumexp: some kernels need none here, and leave it unwritten
 
@@ -294,9 +292,10 @@ def _dynamic_loss_backward(
     grad_loss: Tensor, x: Tensor, mask: Tensor | None, labels: Tensor, logsumexp: Tensor, weight: Tensor
 ) -> Tensor:
     grad_x = result_memory(x)
-    arrays = {"labels": labels, "logsumexp": logsumexp, "weight": weight, "grad_loss": grad_loss.contiguous()}
+    arrays = {"labels": labels, "logsumexp": logsumexp, "weight": weight}
+    arrays |= {"grad_loss": grad_loss.contiguous(), "grad_x": grad_x}
     # Weight and labels are there already: weighting, mu and superpixels are not looked at.
-    run_loss("dynamic_loss_backward", x, mask, None, None, "fixed", 1.0, **arrays, grad_x=grad_x)
+    run_loss("dynamic_loss_backward", x, mask, None, None, "fixed", 1.0, arrays)
     return grad_x
 
 

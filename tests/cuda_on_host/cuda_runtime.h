@@ -1,5 +1,5 @@
-// CUDA on the host: what .cu files need of <cuda_runtime.h>, so that g++ compiles them as C++ and tests run their kernels
-// without a GPU. What it can and cannot show: README.md.
+// CUDA on the host: what .cu files need of <cuda_runtime.h>, so that g++ compiles them as C++ and tests run their
+// kernels without a GPU. What it can and cannot show: README.md.
 //
 // Deliberately missing: atomic additions of floating-point numbers, whose order, and with it the result, is left to
 // chance on a GPU.
@@ -29,7 +29,8 @@
 #define __grid_constant__
 #define __align__(bytes) alignas(bytes)
 
-// ---- indices ---------------------------------------------------------------------------------------------------------
+// ---- indices
+// ---------------------------------------------------------------------------------------------------------
 
 struct uint3 {
   unsigned x, y, z;
@@ -45,7 +46,8 @@ extern constinit thread_local dim3 blockDim;
 extern constinit thread_local dim3 gridDim;
 constexpr int warpSize = 32;
 
-// ---- errors and attributes -------------------------------------------------------------------------------------------
+// ---- errors and attributes
+// -------------------------------------------------------------------------------------------
 
 using cudaError_t = int;
 constexpr cudaError_t cudaSuccess = 0;
@@ -96,7 +98,8 @@ cudaError_t cudaRuntimeGetVersion(int* version);
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
 cudaError_t cudaMemsetAsync(void* memory, int value, std::size_t bytes, cudaStream_t stream);
 
-// ---- the device, and how blocks run ----------------------------------------------------------------------------------
+// ---- the device, and how blocks run
+// ----------------------------------------------------------------------------------
 
 namespace cuda_on_host {
 
@@ -184,9 +187,10 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
       cuda_on_host::Where::current());
 }
 
-// ---- waiting, and what lanes of a warp exchange ----------------------------------------------------------------------
+// ---- waiting, and what lanes of a warp exchange
+// ----------------------------------------------------------------------
 
-#define CUDA_ON_HOST_WHERE const cuda_on_host::Where &where = cuda_on_host::Where::current()
+#define CUDA_ON_HOST_WHERE const cuda_on_host::Where& where = cuda_on_host::Where::current()
 
 inline void __syncthreads(CUDA_ON_HOST_WHERE) { cuda_on_host::wait_for_block(false, where); }
 inline int __syncthreads_count(int predicate, CUDA_ON_HOST_WHERE) {
@@ -273,7 +277,8 @@ inline unsigned __reduce_or_sync(unsigned mask, unsigned value, CUDA_ON_HOST_WHE
 }
 unsigned __activemask() = delete;  // which lanes happen to run together is left to chance
 
-// ---- atomics: the old value comes back -------------------------------------------------------------------------------
+// ---- atomics: the old value comes back
+// -------------------------------------------------------------------------------
 
 namespace cuda_on_host {
 template <class Value>
@@ -320,37 +325,54 @@ Value atomicMin(Value* address, std::type_identity_t<Value> value) {
   return old;
 }
 
-// ---- memory and arithmetic -------------------------------------------------------------------------------------------
+// ---- memory and arithmetic
+// -------------------------------------------------------------------------------------------
 
 template <class Value>
-Value __ldg(const Value* address) { return *address; }
+Value __ldg(const Value* address) {
+  return *address;
+}
 template <class Value>
-Value __ldcg(const Value* address) { return *address; }
+Value __ldcg(const Value* address) {
+  return *address;
+}
 template <class Value>
-Value __ldca(const Value* address) { return *address; }
+Value __ldca(const Value* address) {
+  return *address;
+}
 template <class Value>
-Value __ldcs(const Value* address) { return *address; }
+Value __ldcs(const Value* address) {
+  return *address;
+}
 template <class Value>
-Value __ldlu(const Value* address) { return *address; }
+Value __ldlu(const Value* address) {
+  return *address;
+}
 template <class Value>
-Value __ldcv(const Value* address) { return *address; }
+Value __ldcv(const Value* address) {
+  return *address;
+}
 template <class Value>
-void __stcg(Value* address, std::type_identity_t<Value> value) { *address = value; }
+void __stcg(Value* address, std::type_identity_t<Value> value) {
+  *address = value;
+}
 template <class Value>
-void __stcs(Value* address, std::type_identity_t<Value> value) { *address = value; }
+void __stcs(Value* address, std::type_identity_t<Value> value) {
+  *address = value;
+}
 template <class Value>
-void __stwb(Value* address, std::type_identity_t<Value> value) { *address = value; }
+void __stwb(Value* address, std::type_identity_t<Value> value) {
+  *address = value;
+}
 template <class Value>
-void __stwt(Value* address, std::type_identity_t<Value> value) { *address = value; }
+void __stwt(Value* address, std::type_identity_t<Value> value) {
+  *address = value;
+}
 
-#define CUDA_ON_HOST_VECTORS(type, name, bytes)            \
-  struct alignas(2 * bytes) name##2 {                      \
-    type x, y;                                             \
-  };                                                       \
-  struct alignas(4 * bytes > 16 ? 16 : 4 * bytes) name##4 { \
-    type x, y, z, w;                                       \
-  };                                                       \
-  inline name##2 make_##name##2(type x, type y) { return {x, y}; } \
+#define CUDA_ON_HOST_VECTORS(type, name, bytes)                                 \
+  struct alignas(2 * bytes) name##2 { type x, y; };                             \
+  struct alignas(4 * bytes > 16 ? 16 : 4 * bytes) name##4 { type x, y, z, w; }; \
+  inline name##2 make_##name##2(type x, type y) { return {x, y}; }              \
   inline name##4 make_##name##4(type x, type y, type z, type w) { return {x, y, z, w}; }
 CUDA_ON_HOST_VECTORS(float, float, 4)
 CUDA_ON_HOST_VECTORS(double, double, 8)
@@ -364,7 +386,9 @@ inline int __popcll(unsigned long long value) { return __builtin_popcountll(valu
 inline int __ffs(int value) { return __builtin_ffs(value); }
 inline int __ffsll(long long value) { return __builtin_ffsll(value); }
 inline int __clz(int value) { return value == 0 ? 32 : __builtin_clz(static_cast<unsigned>(value)); }
-inline int __clzll(long long value) { return value == 0 ? 64 : __builtin_clzll(static_cast<unsigned long long>(value)); }
+inline int __clzll(long long value) {
+  return value == 0 ? 64 : __builtin_clzll(static_cast<unsigned long long>(value));
+}
 
 inline float __expf(float value) { return std::exp(value); }
 inline float __logf(float value) { return std::log(value); }
@@ -402,7 +426,11 @@ inline double __longlong_as_double(long long value) {
 // Of the global namespace in CUDA. Of two types they would convert silently: here both must be the same.
 template <class Value>
   requires std::is_arithmetic_v<Value>
-constexpr Value min(Value a, Value b) { return b < a ? b : a; }
+constexpr Value min(Value a, Value b) {
+  return b < a ? b : a;
+}
 template <class Value>
   requires std::is_arithmetic_v<Value>
-constexpr Value max(Value a, Value b) { return a < b ? b : a; }
+constexpr Value max(Value a, Value b) {
+  return a < b ? b : a;
+}

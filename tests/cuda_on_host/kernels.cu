@@ -43,7 +43,8 @@ __global__ void divergent_kernel(int* out) {
   }
 }
 
-// For each thread: of how many threads its number is even, of any 300, of all less than 300; some have gone home before.
+// For each thread: of how many threads its number is even, of any 300, of all less than 300; some have gone home
+// before.
 __global__ void votes_kernel(int* votes) {
   if (threadIdx.x >= 200) return;
   const int thread = static_cast<int>(threadIdx.x);
@@ -106,7 +107,8 @@ __global__ void deserting_block_kernel() {
   cooperative_groups::this_grid().sync();
 }
 
-__global__ void atomics_kernel(unsigned* count, unsigned* bits, unsigned long long* most, unsigned* arrived, int* last) {
+__global__ void atomics_kernel(unsigned* count, unsigned* bits, unsigned long long* most, unsigned* arrived,
+                               int* last) {
   atomicAdd(count, 1u);
   atomicOr(bits, 1u << (threadIdx.x % 32));
   atomicMax(most, static_cast<unsigned long long>(blockIdx.x) * 1000 + threadIdx.x);

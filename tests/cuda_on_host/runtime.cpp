@@ -91,7 +91,8 @@ class Random {
   std::uint64_t state_;
 };
 
-// ---- stacks and switching --------------------------------------------------------------------------------------------
+// ---- stacks and switching
+// --------------------------------------------------------------------------------------------
 
 #if defined(__SANITIZE_ADDRESS__)
 constexpr std::size_t kStackBytes = 256 << 10;
@@ -103,7 +104,8 @@ constexpr std::size_t kStackBytes = 64 << 10;
 class Stacks {
  public:
   Stacks() : page_(static_cast<std::size_t>(sysconf(_SC_PAGESIZE))) {
-    void* memory = mmap(nullptr, kMaxThreads * kStackBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* memory =
+        mmap(nullptr, kMaxThreads * kStackBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) throw std::bad_alloc();
     base_ = static_cast<unsigned char*>(memory);
   }
@@ -190,7 +192,8 @@ void begin_context(Context& context, unsigned char* bottom, std::size_t size, vo
 }
 #endif
 
-// ---- the blocks of a launch ------------------------------------------------------------------------------------------
+// ---- the blocks of a launch
+// ------------------------------------------------------------------------------------------
 
 class Grid {
  public:
@@ -516,7 +519,8 @@ class Block {
         return "waits for the grid at " + text_of(fiber.where);
       case State::in_warp:
         std::snprintf(mask, sizeof mask, "%#x", fiber.mask);
-        return std::string("waits in ") + name_of(fiber.operation) + " of lanes " + mask + " at " + text_of(fiber.where);
+        return std::string("waits in ") + name_of(fiber.operation) + " of lanes " + mask + " at " +
+               text_of(fiber.where);
       case State::runnable:
         break;
     }
