@@ -38,7 +38,7 @@ class EventClock:
         case(index)
         self._end.record()
         self._end.synchronize()
-        return self._begin.elapsed_time(self._end) / MILLISECONDS
+        return float(self._begin.elapsed_time(self._end)) / MILLISECONDS
 
     def hold(self, seconds: float) -> None:
         """Has the GPU sleep before it does what comes next; returns at once."""
@@ -63,7 +63,7 @@ class EventStopwatch(Stopwatch):
 
     def _between(self, begin: torch.cuda.Event, end: torch.cuda.Event) -> float:
         end.synchronize()
-        return begin.elapsed_time(end)
+        return float(begin.elapsed_time(end))
 
 
 def warm_up(seconds: float = 0.5) -> None:

@@ -227,13 +227,13 @@ def cases(maps: Sequence[Tensor], compiled: Loss | None) -> dict[tuple[str, str]
 
         return case
 
+    def in_one(call: OneCall) -> Case:
+        return lambda index: call(maps[index])
+
     return {
         **{("forward", name): forward(loss) for name, loss in losses.items()},
         **{("forward+backward", name): forward_and_backward(loss) for name, loss in losses.items()},
-        **{
-            ("forward+backward", name): lambda index, call=call: call(maps[index])
-            for name, call in one_calls(maps).items()
-        },
+        **{("forward+backward", name): in_one(call) for name, call in one_calls(maps).items()},
     }
 
 

@@ -25,7 +25,7 @@ def part(commands: list[list[str]], limit: float = 60, **changes: Any) -> parts.
     def read(_: parts.Check, log: Path, status: int | None) -> parts.Found:
         return {"passed": True, "what": log.read_text().splitlines()[-1]}
 
-    fields = {"name": "one", "needs": (), "read": read, "limit": limit, "quick_limit": limit} | changes
+    fields: dict[str, Any] = {"name": "one", "needs": (), "read": read, "limit": limit, "quick_limit": limit} | changes
     return parts.Part(commands=lambda _: commands, **fields)
 
 
@@ -137,7 +137,8 @@ def test_each_part_needs_what_can_be_named() -> None:
 def test_parts_of_another_commit_are_not_kept(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     path.write_text(json.dumps({"machine": {}, "commit": "a", "parts": {"loss": {}}}))
-    for commit, kept in (("a", {"loss": {}}), ("b", {})):
+    expected: dict[str, dict[str, Any]] = {"a": {"loss": {}}, "b": {}}
+    for commit, kept in expected.items():
         report: dict[str, Any] = {"machine": {}, "commit": commit, "parts": {}}
         gpu_check.keep_earlier(report, path, ["build"])
         assert report["parts"] == kept
