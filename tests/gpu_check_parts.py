@@ -189,7 +189,7 @@ def _ops(check: Check, *options: str) -> list[str]:
 
 
 def _repeatable(check: Check) -> list[list[str]]:
-    size = [] if check.dry_run else ["--large"]
+    size = ["--shapes=1"] if check.dry_run else ["--large"]
     return [_ops(check, *size, "--times=2")] * 2
 
 
@@ -207,7 +207,8 @@ def _sanitized(tool: str) -> Callable[[Check], list[list[str]]]:
     def commands(check: Check) -> list[list[str]]:
         # Without PyTorch's cache each tensor is an allocation of its own, whose end is known.
         sanitizer = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "99", "--print-limit", "20"]
-        return [["env", "PYTORCH_NO_CUDA_MEMORY_CACHING=1", *sanitizer, *_ops(check)]]
+        ops = _ops(check, *(["--shapes=2"] if check.quick else []))
+        return [["env", "PYTORCH_NO_CUDA_MEMORY_CACHING=1", *sanitizer, *ops]]
 
     return commands
 
@@ -303,8 +304,8 @@ _TINY = ("--size=16x20", "--channels=8", "--repeats=1", "--no-compile")
 PARTS = (
     Part("build", ("cmake", "pybind11", "scikit_build_core", *_KERNELS), _build, _read_build, 900, 300),
     Part("repeatable", _KERNELS, _repeatable, _read_repeatable, 180, 60),
-    Part("memcheck", _KERNELS, _sanitized("memcheck"), _read_sanitized, 300, 90, tool="compute-sanitizer"),
-    Part("racecheck", _KERNELS, _sanitized("racecheck"), _read_sanitized, 300, 90, tool="compute-sanitizer"),
+    Part("memcheck", _KERNELS, _sanitized("memcheck"), _read_sanitized, 550, 120, tool="compute-sanitizer"),
+    Part("racecheck", _KERNELS, _sanitized("racecheck"), _read_sanitized, 550, 120, tool="compute-sanitizer"),
     Part("loss", _COMMAND_LINE, _bench("loss", "loss", tiny=_TINY), _read_loss("loss"), 400, 120),
     Part(
         "loss-batch",

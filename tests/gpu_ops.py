@@ -2,7 +2,7 @@
 
 ``tests/gpu_check.py`` runs it under compute-sanitizer, and twice to see whether two runs give the same bits.
 
-    python tests/gpu_ops.py [--device cpu|cuda] [--large] [--times N]
+    python tests/gpu_ops.py [--device cpu|cuda] [--large] [--shapes N] [--times N]
 
 Needs nothing but torch. The last line is a JSON: ``backend``, ``cases``, ``digest``, and ``unequal``, the cases that
 gave other bits when they were called again.
@@ -22,10 +22,12 @@ from torch import Tensor
 from dynamicseg import ops
 from dynamicseg.ops import _cuda, _runtime
 
-SMALL = ((2, 5, 7, 9), (1, 100, 13, 17), (1, 129, 3, 37), (3, 2, 1, 11), (1, 3, 19, 1))
+SMALL = ((2, 5, 7, 9), (1, 100, 13, 17), (1, 129, 3, 37), (3, 2, 1, 11))
 LARGE = ((1, 100, 321, 481), (3, 100, 160, 241))
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 FORMATS = (torch.contiguous_format, torch.channels_last)
+
+_LARGE = 1 << 18  # numbers of 16 bits; fewer go to the host as they are
 
 Results = dict[str, Tensor]
 
@@ -94,7 +96,11 @@ def digest(results: Results) -> str:
     """Of the bits of all results, by name."""
     found = hashlib.sha256()
     for name, value in sorted(results.items()):
-        found.update(name.encode() + value.contiguous().cpu().flatten().view(torch.uint8).numpy().tobytes())
+        bits = value.contiguous().flatten().view(torch.int16)
+        if bits.numel() > _LARGE:  # where it lies: wrapping sums of integers are the same in any order
+            places = torch.arange(bits.numel(), device=bits.device)
+            bits = torch.stack([(bits * (places * odd + 1)).sum() for odd in (0x9E3779B1, 0x85EBCA77)])
+        found.update(name.encode() + bits.cpu().numpy().tobytes())
     return found.hexdigest()
 
 
@@ -104,13 +110,14 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     parser.add_argument("--large", action="store_true", help="on maps of photos")
     parser.add_argument("--times", type=int, default=1, help="how often each case is called")
+    parser.add_argument("--shapes", type=int, help="only so many shapes")
     arguments = parser.parse_args()
     backend = _runtime.why(torch.device(arguments.device))
     if arguments.device == "cuda" and _runtime.backend_for(torch.device("cuda")) != "cuda":
         raise SystemExit(f"the CUDA kernels cannot be called: {backend}")
     of_all, count, unequal = hashlib.sha256(), 0, []
     dtypes = DTYPES if arguments.device == "cuda" else DTYPES[:3]
-    for shape in LARGE if arguments.large else SMALL:
+    for shape in (LARGE if arguments.large else SMALL)[: arguments.shapes]:
         for dtype in dtypes:
             for memory_format in FORMATS:
                 x = response_map(shape, dtype, memory_format).to(arguments.device)

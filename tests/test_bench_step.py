@@ -105,6 +105,15 @@ class TestReport:
         moved = limit["fused_bytes"] / report["copy_gb_per_s"] / 1e6
         assert limit["ms"] == pytest.approx(convolutions + moved)
 
+    def test_table_of_a_gpu(self, report: dict[str, Any]) -> None:
+        gpu = json.loads(json.dumps(report))
+        gpu["environment"]["gpu"] = "NVIDIA H100"
+        ms = {"median": 0.5031, "q20": 0.5, "q80": 0.51}
+        gpu["together"] = [{"size": [160, 240], "images": 4, "ms": ms, "ms_per_image": 0.1258}]
+        text = rendered(gpu)
+        for word in ("NVIDIA H100", "4 of 160x240", "0.503", "0.126"):
+            assert word in text
+
     def test_json_round_trip(self, report: dict[str, Any], tmp_path: Path) -> None:
         write_json(tmp_path / "report.json", report)
         assert json.loads((tmp_path / "report.json").read_text()) == report
@@ -155,6 +164,7 @@ class TestReport:
         ({"repeats": 0}, "repeats is 0"),
         ({"steps": 0}, "steps is 0"),
         ({"threads": 0}, "threads is 0"),
+        ({"device": "tpu"}, "device 'tpu'"),
     ],
 )
 def test_run_refuses(arguments: dict[str, Any], message: str) -> None:
