@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
-from dynamicseg.exit_status import DONE, INTERRUPTED, SOME_FAILED, TERMINATED, WRONG_CALL
+from dynamicseg._command import DATASETS, Unusable, loading, names, report_on, wrong_call
+from dynamicseg.cli_bench import bench_app
+from dynamicseg.exit_status import DONE, INTERRUPTED, TERMINATED
 from dynamicseg.weighting import DEFAULT_MU, WEIGHTINGS
 
 app = typer.Typer(
@@ -22,23 +23,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-bench_app = typer.Typer(help="Measure speed and quality on this machine.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
 
 # What the command line library raises for a wrong call; its own base class has no public name.
 _UsageError: Any = typer.BadParameter.__mro__[1]
-
-
-class _Unusable(Exception):
-    """Nothing of this installation can run as it is called: a wrong environment variable, or no compiled module."""
-
-
-@contextlib.contextmanager
-def _loading() -> Iterator[None]:
-    try:
-        yield
-    except (ImportError, ValueError) as error:
-        raise _Unusable(error) from error
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -48,26 +36,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         status = app(args=None if arguments is None else list(arguments), standalone_mode=False)
     except _UsageError as error:
-        status = _wrong_call(error.format_message())
-    except _Unusable as error:
-        status = _wrong_call(str(error))
+        status = wrong_call(error.format_message())
+    except Unusable as error:
+        status = wrong_call(str(error))
     except typer.Abort:
         status = INTERRUPTED
     except KeyboardInterrupt:
         print("dynamicseg: interrupted", file=sys.stderr)
         status = INTERRUPTED
     sys.exit(status if isinstance(status, int) else DONE)
-
-
-def _names(text: str) -> list[str]:
-    """The names in a list with commas."""
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _wrong_call(text: str) -> int:
-    if text:  # none where there is only the help to show
-        print(f"dynamicseg: {' '.join(text.split())}", file=sys.stderr)
-    return WRONG_CALL
 
 
 def _print_version(wanted: bool) -> None:
@@ -87,7 +64,6 @@ def _common(
     pass
 
 
-_DATASETS = "bsds500|labels|voc2012|coco-stuff"
 _MU_HELP = ", ".join(f"{DEFAULT_MU[name]:g} for {name}" for name in WEIGHTINGS)
 
 
@@ -199,13 +175,13 @@ def segment_command(
     For each INPUT named STEM writes STEM_labels.png (label numbers, with a palette), STEM_overlay.png (regions over the
     image) and STEM.json (configuration, areas, history). Exit status: 0 all done, 1 some inputs failed, 2 wrong call.
     """
-    with _loading():
+    with loading():
         from dynamicseg.batch import Batch, check_writable
         from dynamicseg.inputs import find_images
         from dynamicseg.segmentation import output_paths
         from dynamicseg.segmenter import Segmenter
 
-    wanted_formats = _names(formats)
+    wanted_formats = names(formats)
     try:
         output_paths(output, "stem", wanted_formats)
         if resume and "json" not in wanted_formats:
@@ -227,7 +203,7 @@ def segment_command(
         )
         check_writable(output)
     except (ValueError, OSError) as error:
-        return _wrong_call(str(error))
+        return wrong_call(str(error))
     batch = Batch(
         segmenter,
         output,
@@ -247,7 +223,7 @@ def segment_command(
 def evaluate_command(
     predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Folder that segment has written.")],
     truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="The data set's folder.")],
-    dataset: Annotated[str, typer.Option(metavar=_DATASETS, help="How TRUTH is laid out.")],
+    dataset: Annotated[str, typer.Option(metavar=DATASETS, help="How TRUTH is laid out.")],
     protocol: Annotated[
         str, typer.Option(help="segment-iou, regions, boundaries, hungarian, majority, or all that apply; with commas.")
     ] = "all",
@@ -261,10 +237,10 @@ def evaluate_command(
     json_path: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON.")] = None,
 ) -> int:
     """Score label maps against a data set."""
-    with _loading():
+    with loading():
         from dynamicseg import evaluate
-    protocols = _names(protocol)
-    return _report(
+    protocols = names(protocol)
+    return report_on(
         lambda tell: evaluate.evaluate(
             predictions,
             truth,
@@ -285,7 +261,7 @@ def info_command(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
     """Versions, compiled features, instruction set, devices: what is active, and why."""
-    with _loading():
+    with loading():
         from dynamicseg.info import collect
 
     facts = collect()
@@ -295,151 +271,6 @@ def info_command(
     width = max(len(name) for name in facts)
     for name, value in facts.items():
         print(f"{name.replace('_', ' '):<{width}}  {', '.join(value) if isinstance(value, list) else value}")
-
-
-@bench_app.command("loss", epilog="Example: dynamicseg bench loss --json loss.json")
-def bench_loss_command(
-    size: Annotated[str, typer.Option(metavar="HxW", help="Height and width of the response map.")] = "321x481",
-    channels: Annotated[int, typer.Option(help="Channels of the response map.")] = 100,
-    batch: Annotated[int, typer.Option(help="Images in the batch.")] = 1,
-    repeats: Annotated[int, typer.Option(help="Timed rounds; in each, every competitor runs once.")] = 10,
-    threads: Annotated[int | None, typer.Option(help="(default: as many as PyTorch uses)")] = None,
-    device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Where to compute.")] = "cpu",
-    compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Also against torch.compile.")] = True,
-    memory: Annotated[bool, typer.Option("--memory", help="Also the peak of memory, each in a process.")] = False,
-    json_path: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON.")] = None,
-) -> int:
-    """The fused loss against the published form in eager PyTorch and under torch.compile, in one process.
-
-    Milliseconds, how many times faster, and how far from the limit: reading and writing the map at the copy bandwidth
-    that is measured beside. About two minutes.
-    """
-    with _loading():
-        from dynamicseg.bench import loss
-    return _report(
-        lambda tell: loss.run(
-            size=_height_and_width(size),
-            channels=channels,
-            batch=batch,
-            repeats=repeats,
-            threads=threads,
-            device=device,
-            compile=compiled,
-            memory=memory,
-            progress=tell,
-        ),
-        loss.table,
-        json_path,
-    )
-
-
-@bench_app.command("step", epilog="Example: dynamicseg bench step --json step.json")
-def bench_step_command(
-    size: Annotated[str, typer.Option(metavar="HxW", help="Height and width of the image.")] = "321x481",
-    channels: Annotated[int, typer.Option(help="Candidate labels, and width of the network.")] = 100,
-    depth: Annotated[int, typer.Option(help="3x3 convolutions.")] = 2,
-    repeats: Annotated[int, typer.Option(help="Turns of each competitor.")] = 5,
-    steps: Annotated[int, typer.Option(help="Measured steps in a turn.")] = 2,
-    threads: Annotated[int | None, typer.Option(help="(default: as many as PyTorch uses)")] = None,
-    compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Also against torch.compile.")] = True,
-    json_path: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON.")] = None,
-) -> int:
-    """A training step against the published one in eager PyTorch and against torch.compile, in one process.
-
-    Milliseconds, how many times faster, what each part of the fused step takes, and how far it is from the limit: its
-    convolutions, and reading and writing the maps between them at the speed of a copy. About two minutes.
-    """
-    with _loading():
-        from dynamicseg.bench import step
-    return _report(
-        lambda tell: step.run(
-            size=_height_and_width(size),
-            channels=channels,
-            depth=depth,
-            repeats=repeats,
-            steps=steps,
-            threads=threads,
-            compile=compiled,
-            progress=tell,
-        ),
-        step.table,
-        json_path,
-    )
-
-
-@bench_app.command("quality", epilog="Example: dynamicseg bench quality BSDS500 --limit 20 --json quality.json")
-def bench_quality_command(
-    root: Annotated[Path, typer.Argument(metavar="DATASET", help="The data set's folder.")],
-    dataset: Annotated[str, typer.Option(metavar=_DATASETS, help="How the folder is laid out.")] = "bsds500",
-    split: Annotated[str, typer.Option(help="Which part of it.")] = "val",
-    methods: Annotated[
-        str, typer.Option(help="Separated by commas; options of a method after colons: felzenszwalb:scale=200.")
-    ] = "dynamicseg,felzenszwalb,slic,kmeans",
-    limit: Annotated[int | None, typer.Option(help="Images at the most. (default: all)")] = None,
-    every: Annotated[int, typer.Option(help="Only every so many-th image by name.")] = 1,
-    seeds: Annotated[int, typer.Option(help="Runs of each method that has a seed.")] = 1,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="OUT", help="Keep label maps here, and go on from them.")
-    ] = None,
-    json_path: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON.")] = None,
-    plot_path: Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Plot scores against time.")] = None,
-) -> int:
-    """Segment a labelled data set with several methods and score them side by side, time beside score."""
-    with _loading():
-        from dynamicseg.bench import quality
-    chosen = _names(methods)
-    return _report(
-        lambda tell: quality.run(
-            root,
-            dataset=dataset,  # type: ignore[arg-type]
-            split=split,
-            methods=chosen,
-            limit=limit,
-            every=every,
-            seeds=seeds,
-            output=output,
-            progress=tell,
-        ),
-        quality.table,
-        json_path,
-        plot=None if plot_path is None else lambda report: quality.plot(report, plot_path),
-    )
-
-
-def _height_and_width(size: str) -> tuple[int, int]:
-    try:
-        height, width = (int(number) for number in size.lower().split("x"))
-    except ValueError:
-        raise ValueError(f"--size {size}: wants HEIGHTxWIDTH, for example 321x481") from None
-    return height, width
-
-
-def _report(
-    run: Callable[[Callable[[str], None]], dict[str, Any]],
-    table: Callable[[dict[str, Any]], Any],
-    json_path: Path | None,
-    *,
-    plot: Callable[[dict[str, Any]], None] | None = None,
-) -> int:
-    """Runs something long with a line that says how far it is; then its table on stdout, and its files."""
-    from rich.console import Console
-
-    from dynamicseg.io import write_json
-
-    try:
-        with Console(stderr=True).status("starting") as status:
-            report = run(status.update)
-        Console(width=None if sys.stdout.isatty() else 100).print(table(report))
-        if json_path is not None:
-            write_json(json_path, report)
-        if plot is not None:
-            plot(report)
-    except (ValueError, OSError) as error:
-        return _wrong_call(str(error))
-    except RuntimeError as error:
-        print(f"dynamicseg: {' '.join(str(error).split())}", file=sys.stderr)
-        return SOME_FAILED
-    return DONE
 
 
 if __name__ == "__main__":
