@@ -1,0 +1,165 @@
+"""``TrainedModel``: a network with its description, its file, and what it says of an image."""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from dynamicseg._files import Refusal, one_line, opened, whole_file
+from dynamicseg.model import SegmentationNetwork
+from dynamicseg.model_description import ModelDescription, parse_description
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SUFFIX = ".safetensors"
+METADATA_KEY = "dynamicseg"
+"""The whole description is JSON under this key in the metadata of the file's header."""
+
+# A header holds the description and a line for each tensor: far less than this, even of the largest model.
+_MAX_HEADER_BYTES = 4 << 20
+_COUNTERS = "num_batches_tracked"  # of PyTorch's batch norm; nothing here counts batches
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedModel:
+    """One network for many images; its labels mean the same in all of them.
+
+    Attributes:
+        network: in evaluation mode, on the CPU, float32: from images ``[B, bands, H, W]`` in 0..1 to responses
+            ``[B, labels, H, W]``.
+        description: bands, labels, colours, options and origin.
+    """
+
+    network: SegmentationNetwork
+    description: ModelDescription
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the model as one safetensors file, whole or not at all; the same model gives the same bytes.
+
+        Raises:
+            ValueError: the name has another suffix.
+            OSError: the folder cannot be written to.
+        """
+        path = Path(path)
+        check_suffix(path)
+        tensors = {name: tensor.contiguous().cpu() for name, tensor in _numbers(self.network).items()}
+        content = save(tensors, metadata={METADATA_KEY: self.description.model_dump_json()})
+        with whole_file(path) as temporary:
+            temporary.write_bytes(content)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> TrainedModel:
+        """Reads what ``save`` wrote. Everything is checked before a network is built; nothing is ever executed.
+
+        Raises:
+            ValueError: the file is no such model, damaged, cut short or of another format version; in one line.
+            OSError: it cannot be read.
+        """
+        path = Path(path)
+        with opened(path) as file:
+            _check_header_size(path, file.read(8))
+        try:
+            with safe_open(path, framework="pt") as content:
+                description = _description(content.metadata())
+                tensors = _tensors(content, description)
+        except SafetensorError as error:
+            text = f"is no model of DynamicSeg, or it is damaged or cut short ({error}): copy it again"
+            raise ValueError(one_line(path, text)) from None
+        except Refusal as refusal:
+            raise ValueError(one_line(path, str(refusal))) from None
+        network = SegmentationNetwork(description.bands, description.label_count, description.network)
+        network.load_state_dict(tensors, strict=False)  # what is missing are counters
+        return cls(network.eval().requires_grad_(False), description)
+
+    def predict_array(self, image: NDArray[Any]) -> NDArray[np.int32]:
+        """The label of each pixel, the whole image at once.
+
+        Args:
+            image: ``[H, W, bands]``, or ``[H, W]`` for one band: uint8 or uint16, taken as 0..1 of their range, or
+                float, taken as it is.
+
+        Returns:
+            ``[H, W]``, 0 to ``label_count - 1``: the same number is the same label in every image.
+
+        Raises:
+            TypeError, ValueError: the image has another dtype, shape or number of bands, or values that are not finite.
+        """
+        from dynamicseg.io import as_image
+
+        pixels = as_image(image)
+        if pixels.shape[2] != self.description.bands:
+            raise ValueError(
+                f"the image has {pixels.shape[2]} bands, the model was trained on {self.description.bands}: "
+                "pass an image like those that it was trained on"
+            )
+        with torch.inference_mode():
+            labels: NDArray[np.int32] = self.network(batch_of(pixels)).argmax(dim=1)[0].to(torch.int32).numpy()
+        return labels
+
+
+def check_suffix(path: Path) -> None:
+    """Refuses a name for a model file that does not say what it is."""
+    if path.suffix.lower() != SUFFIX:
+        raise ValueError(one_line(path, f"models are saved as safetensors; end the name in {SUFFIX}"))
+
+
+def batch_of(pixels: NDArray[Any]) -> Tensor:
+    """``[H, W, bands]`` of uint8, uint16 or float32 to float32 ``[1, bands, H, W]``; integers become 0..1."""
+    values = pixels.astype(np.float32)
+    if pixels.dtype.kind == "u":
+        values /= np.float32(np.iinfo(pixels.dtype).max)
+    return torch.from_numpy(values).permute(2, 0, 1)[None]
+
+
+def _numbers(network: SegmentationNetwork) -> dict[str, Tensor]:
+    """Parameters and running statistics by name."""
+    return {name: tensor for name, tensor in network.state_dict().items() if not name.endswith(_COUNTERS)}
+
+
+def _check_header_size(path: Path, first_bytes: bytes) -> None:
+    """Before anything is allocated for it."""
+    size = struct.unpack("<Q", first_bytes)[0] if len(first_bytes) == 8 else 0
+    if not 2 <= size <= min(_MAX_HEADER_BYTES, os.path.getsize(path) - 8):
+        text = "is no safetensors file, or it is cut short: pass a model that dynamicseg train has written"
+        raise ValueError(one_line(path, text))
+
+
+def _description(metadata: dict[str, str] | None) -> ModelDescription:
+    if not metadata or METADATA_KEY not in metadata:
+        raise Refusal("is no model that dynamicseg train has written: its header lacks a description")
+    try:
+        return parse_description(metadata[METADATA_KEY])
+    except ValueError as error:
+        raise Refusal(str(error)) from None
+
+
+def _tensors(content: Any, description: ModelDescription) -> dict[str, Tensor]:
+    """All tensors of the file, once their names, shapes, types and values are those that the network wants."""
+    with torch.device("meta"):  # shapes without memory: the description may still lie
+        network = SegmentationNetwork(description.bands, description.label_count, description.network)
+        wanted = _numbers(network)
+    names = set(content.keys())
+    if names != set(wanted):
+        differing = sorted(names ^ set(wanted))
+        which = "is missing" if differing[0] in wanted else "has no place in it"
+        raise Refusal(f"does not fit its own description: {differing[0]} {which} ({len(differing)} such differences)")
+    for name, tensor in wanted.items():
+        stored = content.get_slice(name)
+        shape, dtype = stored.get_shape(), stored.get_dtype()
+        if shape != list(tensor.shape) or dtype != "F32":
+            raise Refusal(f"does not fit its own description: {name} is {dtype} {shape}, not F32 {list(tensor.shape)}")
+    tensors = {name: content.get_tensor(name) for name in wanted}
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()) or (name.endswith("running_var") and bool((tensor < 0).any())):
+            raise Refusal(f"holds values in {name} that no network has: NaN, infinity or a variance below 0")
+    return tensors
