@@ -46,7 +46,8 @@ def halves(count: int = 6, height: int = 40, width: int = 56, seed: int = 0) -> 
 
 
 def first_weights(model: ds.TrainedModel) -> torch.Tensor:
-    return model.network.state_dict()["layers.0.weight"]
+    weights: torch.Tensor = model.network.state_dict()["layers.0.weight"]
+    return weights
 
 
 @pytest.fixture
@@ -204,8 +205,7 @@ def test_crops_are_parts_of_images_with_their_coordinates() -> None:
         assert torch.equal(row[1:], row[:-1] + 1)
         flipped = bool(column[0, 0] > column[0, 1])
         mirrored += flipped
-        column = 69 - column if flipped else column
-        assert torch.equal(column[:, 1:], column[:, :-1] + 1)
+        assert torch.equal(column[:, 1:], column[:, :-1] + (-1 if flipped else 1))
         torch.testing.assert_close(planes[3], (2 * row + 1) / 50 - 1)
         torch.testing.assert_close(planes[4], (2 * column + 1) / 70 - 1)
     assert 10 < mirrored < 30

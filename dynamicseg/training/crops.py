@@ -70,16 +70,16 @@ def _drawn(images: ImageSet, numbers: Sequence[int], size: int, random: np.rando
 def _crop(
     pixels: NDArray[Any], config: TrainingConfig, random: np.random.Generator
 ) -> tuple[NDArray[np.float32], Tensor]:
-    """``[h, w, bands]`` in 0..1, and its coordinates ``[2, h, w]``: of the mirrored image, if it is mirrored."""
+    """``[h, w, bands]`` in 0..1, and its coordinates ``[2, h, w]``; mirrored, each pixel keeps its own."""
     height, width = (max(side, config.crop_size) for side in pixels.shape[:2])
     if (height, width) != pixels.shape[:2]:
         missing = [(0, height - pixels.shape[0]), (0, width - pixels.shape[1]), (0, 0)]
         pixels = np.pad(pixels, missing, mode="symmetric")
     top, left = (int(random.integers(side - config.crop_size + 1)) for side in (height, width))
-    if config.mirror and random.random() < 0.5:
-        pixels = pixels[:, ::-1]
     crop = unit_values(pixels[top : top + config.crop_size, left : left + config.crop_size])
     rows, columns = (torch.arange(first, first + config.crop_size) for first in (top, left))
+    if config.mirror and random.random() < 0.5:
+        crop, columns = np.ascontiguousarray(crop[:, ::-1]), columns.flip(0)
     return crop, coordinates(rows, columns, height, width)
 
 
