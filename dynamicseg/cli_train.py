@@ -1,4 +1,4 @@
-"""The command ``dynamicseg train``."""
+"""The commands ``dynamicseg train`` and ``dynamicseg bench train``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dynamicseg.cli_common import loading, wrong_call
+from dynamicseg.cli_common import loading, names, report, wrong_call
 
 
 def train_command(
@@ -143,3 +143,45 @@ def train_command(
         return wrong_call(str(error))
     session = TrainingSession(config, output, channel_axis=channel_axis, resume=resume, quiet=quiet, verbose=verbose)
     return session.run(inputs)
+
+
+def bench_train_command(
+    train: Annotated[Path, typer.Argument(metavar="TRAIN", help="Folder of images to train on.")],
+    test: Annotated[Path, typer.Argument(metavar="TEST", help="Folder of images to score on.")],
+    truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="Folder of label images, named as those of TEST.")],
+    n_labels: Annotated[int, typer.Option(metavar="K", help="Labels of every method.")] = 11,
+    ignore_label: Annotated[int | None, typer.Option(help="Label in TRUTH that does not count.")] = None,
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="Separated by commas; options of train and segment after colons: train:steps=500:coordinates=true."
+        ),
+    ] = "train,kmeans,segment,segment-kmeans",
+    seeds: Annotated[int, typer.Option(help="Runs of each method.")] = 1,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="OUT", help="Keep label maps and models here.")
+    ] = None,
+    json_path: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON.")] = None,
+) -> int:
+    """One model for a set of images against k-means on its colours, and against segmenting each image by itself.
+
+    segment gives each image so many labels; segment-kmeans gives each region of an image the label that kmeans gives
+    its mean colour.
+    """
+    with loading():
+        from dynamicseg.bench import training
+    return report(
+        lambda tell: training.run(
+            train,
+            test,
+            truth,
+            n_labels=n_labels,
+            ignore_label=ignore_label,
+            methods=names(methods),
+            seeds=seeds,
+            output=output,
+            progress=tell,
+        ),
+        training.table,
+        json_path,
+    )
