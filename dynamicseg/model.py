@@ -117,12 +117,13 @@ def network_with(
 ) -> SegmentationNetwork:
     """The network that has these parameters and running statistics, in evaluation mode, not to be trained.
 
-    It takes the tensors themselves, and no random numbers.
+    It takes the tensors themselves where they are contiguous, and no random numbers.
     """
     with torch.device("meta"):
         network = SegmentationNetwork(bands, labels, options)
     counters = {name: torch.tensor(0) for name in network.state_dict() if name not in numbers}
-    network.load_state_dict({**numbers, **counters}, assign=True)
+    dense = {name: tensor.contiguous() for name, tensor in numbers.items()}
+    network.load_state_dict({**dense, **counters}, assign=True)
     return network.eval().requires_grad_(False)
 
 
