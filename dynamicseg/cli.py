@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from dynamicseg.cli_export import export_command
 from dynamicseg.exit_status import DONE, INTERRUPTED, SOME_FAILED, TERMINATED, WRONG_CALL
 from dynamicseg.weighting import DEFAULT_MU, WEIGHTINGS
 
@@ -278,6 +279,9 @@ def evaluate_command(
         evaluate.table,
         json_path,
     )
+
+
+app.command("export", epilog="Example: dynamicseg export model.safetensors --to onnx -o model.onnx")(export_command)
 
 
 @app.command("info", epilog="Example: dynamicseg info --json")
