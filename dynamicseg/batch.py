@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from functools import partial
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from dynamicseg._files import os_error
 from dynamicseg.exit_status import DONE, INTERRUPTED, SOME_FAILED
 from dynamicseg.inputs import FoundInputs, InputImage
 from dynamicseg.segmentation import describe_input, is_saved, output_paths
@@ -21,16 +19,6 @@ from dynamicseg.workers import Outcome, Work, in_processes
 
 if TYPE_CHECKING:
     from dynamicseg.segmenter import Segmenter
-
-
-def check_writable(folder: Path) -> None:
-    """Makes the output folder; OSError, one line, if nothing can be written there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise os_error(folder, "is no folder that can be written to", error) from None
 
 
 class Batch:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
+from dynamicseg.cli_common import Unusable, height_and_width, loading, names, report, wrong_call
 from dynamicseg.cli_export import export_command
-from dynamicseg.exit_status import DONE, INTERRUPTED, SOME_FAILED, TERMINATED, WRONG_CALL
+from dynamicseg.exit_status import DONE, INTERRUPTED, TERMINATED
 from dynamicseg.weighting import DEFAULT_MU, WEIGHTINGS
 
 app = typer.Typer(
@@ -30,18 +30,6 @@ app.add_typer(bench_app, name="bench")
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
 
-class _Unusable(Exception):
-    """Nothing of this installation can run as it is called: a wrong environment variable, or no compiled module."""
-
-
-@contextlib.contextmanager
-def _loading() -> Iterator[None]:
-    try:
-        yield
-    except (ImportError, ValueError) as error:
-        raise _Unusable(error) from error
-
-
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the command line; a mistake in the call is one line on stderr and exit status 2."""
     # As Ctrl-C does, so that no half-written file stays when a job scheduler ends the run.
@@ -49,26 +37,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         status = app(args=None if arguments is None else list(arguments), standalone_mode=False)
     except _UsageError as error:
-        status = _wrong_call(error.format_message())
-    except _Unusable as error:
-        status = _wrong_call(str(error))
+        status = wrong_call(error.format_message())
+    except Unusable as error:
+        status = wrong_call(str(error))
     except typer.Abort:
         status = INTERRUPTED
     except KeyboardInterrupt:
         print("dynamicseg: interrupted", file=sys.stderr)
         status = INTERRUPTED
     sys.exit(status if isinstance(status, int) else DONE)
-
-
-def _names(text: str) -> list[str]:
-    """The names in a list with commas."""
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _wrong_call(text: str) -> int:
-    if text:  # none where there is only the help to show
-        print(f"dynamicseg: {' '.join(text.split())}", file=sys.stderr)
-    return WRONG_CALL
 
 
 def _print_version(wanted: bool) -> None:
@@ -200,13 +177,14 @@ def segment_command(
     For each INPUT named STEM writes STEM_labels.png (label numbers, with a palette), STEM_overlay.png (regions over the
     image) and STEM.json (configuration, areas, history). Exit status: 0 all done, 1 some inputs failed, 2 wrong call.
     """
-    with _loading():
-        from dynamicseg.batch import Batch, check_writable
+    with loading():
+        from dynamicseg._files import check_writable
+        from dynamicseg.batch import Batch
         from dynamicseg.inputs import find_images
         from dynamicseg.segmentation import output_paths
         from dynamicseg.segmenter import Segmenter
 
-    wanted_formats = _names(formats)
+    wanted_formats = names(formats)
     try:
         output_paths(output, "stem", wanted_formats)
         if resume and "json" not in wanted_formats:
@@ -228,7 +206,7 @@ def segment_command(
         )
         check_writable(output)
     except (ValueError, OSError) as error:
-        return _wrong_call(str(error))
+        return wrong_call(str(error))
     batch = Batch(
         segmenter,
         output,
@@ -262,10 +240,10 @@ def evaluate_command(
     json_path: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON.")] = None,
 ) -> int:
     """Score label maps against a data set."""
-    with _loading():
+    with loading():
         from dynamicseg import evaluate
-    protocols = _names(protocol)
-    return _report(
+    protocols = names(protocol)
+    return report(
         lambda tell: evaluate.evaluate(
             predictions,
             truth,
@@ -289,7 +267,7 @@ def info_command(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
     """Versions, compiled features, instruction set, devices: what is active, and why."""
-    with _loading():
+    with loading():
         from dynamicseg.info import collect
 
     facts = collect()
@@ -318,11 +296,11 @@ def bench_loss_command(
     Milliseconds, how many times faster, and how far from the limit: reading and writing the map at the copy bandwidth
     that is measured beside. About two minutes.
     """
-    with _loading():
+    with loading():
         from dynamicseg.bench import loss
-    return _report(
+    return report(
         lambda tell: loss.run(
-            size=_height_and_width(size),
+            size=height_and_width(size),
             channels=channels,
             batch=batch,
             repeats=repeats,
@@ -353,11 +331,11 @@ def bench_step_command(
     Milliseconds, how many times faster, what each part of the fused step takes, and how far it is from the limit: its
     convolutions, and reading and writing the maps between them at the speed of a copy. About two minutes.
     """
-    with _loading():
+    with loading():
         from dynamicseg.bench import step
-    return _report(
+    return report(
         lambda tell: step.run(
-            size=_height_and_width(size),
+            size=height_and_width(size),
             channels=channels,
             depth=depth,
             repeats=repeats,
@@ -389,10 +367,10 @@ def bench_quality_command(
     plot_path: Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Plot scores against time.")] = None,
 ) -> int:
     """Segment a labelled data set with several methods and score them side by side, time beside score."""
-    with _loading():
+    with loading():
         from dynamicseg.bench import quality
-    chosen = _names(methods)
-    return _report(
+    chosen = names(methods)
+    return report(
         lambda tell: quality.run(
             root,
             dataset=dataset,  # type: ignore[arg-type]
@@ -406,44 +384,8 @@ def bench_quality_command(
         ),
         quality.table,
         json_path,
-        plot=None if plot_path is None else lambda report: quality.plot(report, plot_path),
+        plot=None if plot_path is None else lambda found: quality.plot(found, plot_path),
     )
-
-
-def _height_and_width(size: str) -> tuple[int, int]:
-    try:
-        height, width = (int(number) for number in size.lower().split("x"))
-    except ValueError:
-        raise ValueError(f"--size {size}: wants HEIGHTxWIDTH, for example 321x481") from None
-    return height, width
-
-
-def _report(
-    run: Callable[[Callable[[str], None]], dict[str, Any]],
-    table: Callable[[dict[str, Any]], Any],
-    json_path: Path | None,
-    *,
-    plot: Callable[[dict[str, Any]], None] | None = None,
-) -> int:
-    """Runs something long with a line that says how far it is; then its table on stdout, and its files."""
-    from rich.console import Console
-
-    from dynamicseg.io import write_json
-
-    try:
-        with Console(stderr=True).status("starting") as status:
-            report = run(status.update)
-        Console(width=None if sys.stdout.isatty() else 100).print(table(report))
-        if json_path is not None:
-            write_json(json_path, report)
-        if plot is not None:
-            plot(report)
-    except (ValueError, OSError) as error:
-        return _wrong_call(str(error))
-    except RuntimeError as error:
-        print(f"dynamicseg: {' '.join(str(error).split())}", file=sys.stderr)
-        return SOME_FAILED
-    return DONE
 
 
 if __name__ == "__main__":

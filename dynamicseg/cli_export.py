@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from dynamicseg.exit_status import DONE, SOME_FAILED, WRONG_CALL
+from dynamicseg.cli_common import height_and_width, names, wrong_call
+from dynamicseg.exit_status import DONE, SOME_FAILED
 
 
 def export_command(
@@ -129,45 +130,31 @@ def export_command(
                     images=images,
                     min_agreement=min_agreement,
                     dynamic=dynamic,
-                    size=_size("--size", size),
+                    size=_size(size),
                     batch=batch,
                     opset=opset,
                     activations=activations,
-                    min_size=_size("--min-size", min_size),
-                    max_size=_size("--max-size", max_size),
+                    min_size=_size(min_size),
+                    max_size=_size(max_size),
                     workspace=workspace,
                     optimization_level=optimization_level,
                     timing_cache=timing_cache,
                     version_compatible=version_compatible,
                     hardware_compatibility=hardware_compatibility,
-                    compute_capabilities=_names(compute_capabilities),
+                    compute_capabilities=None if compute_capabilities is None else tuple(names(compute_capabilities)),
                     refit=refit,
                     refit_from=refit_from,
                 )
         except TooLittleAgreement as error:
-            return _failed(error, SOME_FAILED)
+            print(f"dynamicseg: {error}", file=sys.stderr)
+            return SOME_FAILED
     except (ValueError, OSError, ImportError) as error:
-        return _failed(error, WRONG_CALL)
+        return wrong_call(str(error))
     if not quiet:
         for line in exported.summary():
             print(line)
     return DONE
 
 
-def _failed(error: Exception, status: int) -> int:
-    print(f"dynamicseg: {' '.join(str(error).split())}", file=sys.stderr)
-    return status
-
-
-def _names(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _size(option: str, text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    try:
-        height, width = (int(number) for number in text.lower().split("x"))
-    except ValueError:
-        raise ValueError(f"{option} {text}: wants HEIGHTxWIDTH, for example 321x481") from None
-    return height, width
+def _size(text: str | None) -> tuple[int, int] | None:
+    return None if text is None else height_and_width(text)

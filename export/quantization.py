@@ -1,9 +1,9 @@
 """INT8: Q/DQ nodes by ONNX Runtime's quantizer, with ranges measured on images.
 
-Activations share one scale in each layer, so a channel that is small beside the largest would keep few of the 256 steps:
-of the published order, every seventh pixel got another label. ReLU lets positive factors through, so each hidden channel
-is divided by its largest value on the images beforehand, and the weights that read it are multiplied by it. That changes
-nothing in float32, and leaves one pixel in a hundred.
+Activations share one scale in each layer, so a channel that is small beside the largest would keep few of its steps:
+of the published order, every seventh pixel got another label. ReLU lets positive factors through, so each hidden
+channel is divided by its largest value on the images beforehand, and the weights that read it are multiplied by it.
+That changes nothing in float32, and leaves one pixel in a hundred.
 """
 
 from __future__ import annotations

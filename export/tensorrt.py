@@ -24,8 +24,8 @@ from dynamicseg.export.gpu import Gpu, this_gpu
 Shape = tuple[int, int, int, int]
 Progress = Callable[[str], None]
 
-# The smallest image is one that others can be padded to at little cost. The largest decides how much memory the GPU sets
-# aside; larger images are predicted in tiles.
+# The smallest image is one that others can be padded to at little cost. The largest decides how much memory the GPU
+# sets aside; larger images are predicted in tiles.
 _MIN_SIZE, _SIZE, _MAX_SIZE = (32, 32), (480, 640), (1088, 1920)
 _RTX_LIBRARIES = ("libcudart.so", "libtensorrt_rtx.so", "libtensorrt_onnxparser_rtx.so")
 _RTX_CARRIER = "onnxruntime_ep_nv_tensorrt_rtx"
