@@ -174,10 +174,15 @@ def _origin(
     """
     beside = sidecar_path(path)
     with opened(beside) as file:
-        known = json.loads(file.read(_MAX_SIDECAR_BYTES))
-        engine, exported, shape = known["engine"], known["export"], (known["bands"], known["label_count"])
-        profile = engine["profile"]
-        facts = engine["kind"], engine["version"], engine["sha256"], list(engine["flags"]), list(profile["opt"])
+        content = file.read(_MAX_SIDECAR_BYTES)
+    try:
+        known = json.loads(content)
+        engine, precision, shape = known["engine"], known["export"]["precision"], (known["bands"], known["label_count"])
+        facts = engine["kind"], engine["version"], engine["sha256"], list(engine["flags"])
+        smallest, tuned, largest = (tuple(engine["profile"][name]) for name in ("min", "opt", "max"))
+        capabilities = tuple(engine["compute_capabilities"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ValueError(one_line(beside, "is damaged, or not written by dynamicseg export: build it again")) from None
     with opened(path) as file:
         plan = file.read()
     if facts[:2] != (maker.kind, maker.version):
@@ -191,17 +196,17 @@ def _origin(
     if shape != (description.bands, description.label_count) or known.get("network") != network:
         text = "is of a model of another shape: bands, labels and network must be the same; build an engine"
         raise ValueError(one_line(path, text))
-    if exported["precision"] == "int8" and chosen.calibration is None:
+    if precision == "int8" and chosen.calibration is None:
         raise ValueError(one_line(path, "is int8: calibration is wanted, a folder of images"))
     options = replace(
         chosen,
-        precision=exported["precision"],
+        precision=precision,
         refit=True,
-        dynamic=profile["min"] != profile["max"],
-        size=tuple(profile["opt"][1:3]),
-        min_size=tuple(profile["min"][1:3]),
-        max_size=tuple(profile["max"][1:3]),
-        batch=profile["max"][0],
-        compute_capabilities=tuple(engine["compute_capabilities"]),
+        dynamic=smallest != largest,
+        size=tuned[1:3],
+        min_size=smallest[1:3],
+        max_size=largest[1:3],
+        batch=largest[0],
+        compute_capabilities=capabilities,
     )
     return _Origin(plan, dict(engine)), options

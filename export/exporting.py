@@ -118,13 +118,13 @@ def _aside(path: Path) -> Iterator[Path]:
     If it is left by an exception, nothing moves. Of several files, the one named is moved last.
     """
     folder = path.parent
+    if path.is_dir():
+        raise IsADirectoryError(one_line(path, "is a folder; name a file"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         hidden = tempfile.TemporaryDirectory(dir=folder, prefix=".dynamicseg-export-")
     except OSError as error:
         raise os_error(folder, "cannot be made or written to", error) from error
-    if path.is_dir():
-        raise IsADirectoryError(one_line(path, "is a folder; name a file"))
     with hidden as inside:
         yield Path(inside, path.name)
         try:

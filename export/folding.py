@@ -5,8 +5,8 @@ there is to do for ``"norm_relu"`` and for the last batch norm.
 
 The published order has ReLU in between. There ``s`` is split: ReLU lets a positive factor through, so ``|s|`` goes into
 the convolution before it, and the sign into the convolution after it. ``t`` cannot become a bias of that convolution,
-because its padding is zero and not ``t``, so borders would differ. It becomes the weights of one more input channel that
-is one everywhere inside the image: the convolution before makes it, with weights of zero and a bias of one.
+because its padding is zero and not ``t``, so borders would differ. It becomes the weights of one more input channel
+that is one everywhere inside the image: the convolution before makes it, with weights of zero and a bias of one.
 """
 
 from __future__ import annotations

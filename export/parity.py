@@ -58,7 +58,7 @@ def check_agreement(found: Agreement, least: float, what: str) -> None:
     if found.share < least:
         raise TooLittleAgreement(
             f"{what} agrees with the model in {100 * found.share:.3f} % of the pixels, {100 * least:g} % are wanted: "
-            "no file was written; choose a higher precision, images more like those of training, or another min-agreement"
+            "no file was written; choose a higher precision, images like those of training, or another min-agreement"
         )
 
 
