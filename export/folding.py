@@ -34,6 +34,8 @@ def folded(network: SegmentationNetwork) -> SegmentationNetwork:
     scale, shift = None, None  # of what comes from the layer before
     for convolution, second, third in zip(*[iter(hidden)] * 3, strict=True):
         norm = second if isinstance(second, nn.BatchNorm2d) else third
+        assert isinstance(norm, nn.BatchNorm2d)
+        assert isinstance(convolution, nn.Conv2d)
         this = _after_affine(convolution, scale, shift, convolutions)
         factor, offset = _affine(norm)
         if norm is second:
@@ -42,6 +44,8 @@ def folded(network: SegmentationNetwork) -> SegmentationNetwork:
         else:
             convolutions.append(_before_affine(this, factor.abs(), torch.zeros_like(offset)))
             scale, shift = torch.sign(factor), offset
+    assert isinstance(last_convolution, nn.Conv2d)
+    assert isinstance(last_norm, nn.BatchNorm2d)
     last = _after_affine(last_convolution, scale, shift, convolutions)
     convolutions.append(_before_affine(last, *_affine(last_norm)))
     return with_convolutions(network, [convolution.float() for convolution in _in_blocks(convolutions)])

@@ -10,7 +10,7 @@ import onnx
 
 from dynamicseg.export.description import graph_digest, versions
 from dynamicseg.export.folding import folded
-from dynamicseg.export.formats import ExportOptions
+from dynamicseg.export.formats import Activations, ExportOptions
 from dynamicseg.export.images import ImageSet, images_in, photos_at_hand, with_odd_sizes
 from dynamicseg.export.onnx import OPSET, onnx_model
 from dynamicseg.export.parity import agreement, check_agreement, onnx_labels
@@ -64,7 +64,7 @@ def compared_graph(source: ModelSource, chosen: ExportOptions, *, symmetric: boo
         network = equalized(network, calibration.images)
     graph = onnx_model(network, bands, half=chosen.precision == "fp16", shape=shape, opset=opset)
     if calibration is not None:
-        kind = "int8" if symmetric or chosen.activations == "int8" else "uint8"
+        kind: Activations = "int8" if symmetric or chosen.activations == "int8" else "uint8"
         graph, exported["quantization"] = quantized(graph, calibration.images, kind)
     progress("comparing labels")
     content = graph.SerializeToString()

@@ -80,4 +80,8 @@ def onnx_labels(content: bytes, batch: int = 1) -> Labels:
 def engine_labels(path: Path) -> Labels:
     """What an engine says on the GPU that is here, through the code that predicts with it."""
     predictor = importlib.import_module("dynamicseg.predict").load(path)
-    return lambda image: np.asarray(predictor.predict(image).labels)
+
+    def labels(image: NDArray[np.uint8]) -> NDArray[np.int32]:
+        return np.asarray(predictor.predict(image).labels, np.int32)
+
+    return labels

@@ -25,6 +25,8 @@ class Cache:
 
 
 class Config:
+    asked: dict[str, Any]
+
     def __init__(self, asked: dict[str, Any]) -> None:
         object.__setattr__(self, "asked", asked)
 

@@ -142,13 +142,8 @@ def test_int8_agrees_and_says_how_far(options: dict[str, Any], tmp_path: Path) -
 
 def test_int8_for_tensorrt_is_symmetric_with_biases_as_they_are(tmp_path: Path) -> None:
     photos = photo_folder(tmp_path / "photos")
-    export(
-        a_model(width=16, labels=12, steps=10),
-        tmp_path / "m.onnx",
-        precision="int8",
-        calibration=photos,
-        activations="int8",
-    )
+    model = a_model(width=16, labels=12, steps=10)
+    export(model, tmp_path / "m.onnx", precision="int8", calibration=photos, activations="int8")
     tensors = {tensor.name: tensor for tensor in onnx.load(tmp_path / "m.onnx").graph.initializer}
     zeros = [onnx.numpy_helper.to_array(tensor) for name, tensor in tensors.items() if name.endswith("zero_point")]
     assert zeros

@@ -13,6 +13,7 @@ import pytest
 from export_models import a_model, photo_folder
 
 from dynamicseg.export import Exported, export, tensorrt
+from dynamicseg.export.formats import ExportOptions
 from dynamicseg.export.gpu import Gpu, this_gpu
 from dynamicseg.model_description import parse_description
 
@@ -101,7 +102,7 @@ def test_what_it_cannot_build_is_refused_before_anything_is_exported(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def tried(**options: Any) -> str:
-        with pytest.raises(ValueError, match="GPU|order") as caught:
+        with pytest.raises(ValueError, match=r"GPU|order") as caught:
             export(a_model(), tmp_path / "m.engine", format="tensorrt-rtx", **options)
         return str(caught.value)
 
@@ -116,7 +117,7 @@ def test_what_it_cannot_build_is_refused_before_anything_is_exported(
 
 def test_a_graph_that_it_does_not_take_is_refused_in_its_own_words(tmp_path: Path) -> None:
     maker = tensorrt.TensorRTRTX.load()
-    options = tensorrt.ExportOptions()
+    options = ExportOptions()
     with pytest.raises(ValueError, match=r"^TensorRT-RTX 1\.\S+ does not take the graph: ."):
         maker.build(b"nonsense", options, tensorrt.profile_of(options, 3), lambda line: None)
 
