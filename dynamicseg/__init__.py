@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from dynamicseg.segmentation import Segmentation as Segmentation
     from dynamicseg.segmenter import Segmenter as Segmenter
     from dynamicseg.segmenter import segment as segment
+    from dynamicseg.trained_model import TrainedModel as TrainedModel
+    from dynamicseg.training.train import train as train
 
 # Public names and where they are. They are loaded when first used: the command line answers `--help` without torch.
 _HOMES = {
@@ -22,10 +24,21 @@ _HOMES = {
     "Segmentation": "dynamicseg.segmentation",
     "Segmenter": "dynamicseg.segmenter",
     "SegmenterConfig": "dynamicseg.config",
+    "TrainedModel": "dynamicseg.trained_model",
     "segment": "dynamicseg.segmenter",
+    "train": "dynamicseg.training.train",
 }
 
-__all__ = ["DynamicLoss", "DynamicLossOutput", "Segmentation", "Segmenter", "SegmenterConfig", "segment"]
+__all__ = [
+    "DynamicLoss",
+    "DynamicLossOutput",
+    "Segmentation",
+    "Segmenter",
+    "SegmenterConfig",
+    "TrainedModel",
+    "segment",
+    "train",
+]
 
 
 _SUBMODULES = ("ops", "reference")

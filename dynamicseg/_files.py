@@ -61,7 +61,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 def _check_regular(path: Path) -> None:
     if os.path.isdir(path):
-        raise IsADirectoryError(one_line(path, "is a folder, not an image; name a file in it"))
+        raise IsADirectoryError(one_line(path, "is a folder; name a file in it"))
     if os.path.exists(path) and not os.path.isfile(path):
         raise ValueError(one_line(path, "is not a regular file; save the image to a file first"))
 

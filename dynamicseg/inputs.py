@@ -13,6 +13,7 @@ from dynamicseg._files import one_line
 from dynamicseg.io import IMAGE_SUFFIXES
 
 _OUTPUT_TAILS = ("_labels", "_overlay", "_boundaries")
+_CURVE_TAIL = "_training"
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ def find_images(arguments: Sequence[str]) -> FoundInputs:
     Results of an earlier run are no inputs. `x_labels.*`, `x_overlay.*` and `x_boundaries.*` are
     left out if they were found by a search and `x.json` or an image `x` lies beside them. If they
     were named (as the shell does with `*.png`), it takes both: `x.json`, and the image among the
-    inputs. So a file that is named on its own is always taken.
+    inputs. So a file that is named on its own is always taken. The curve of a training,
+    `x_training.png` beside `x_training.json`, is always left out.
 
     The stem is the name without suffix; below a folder that was given, its path relative to that
     folder. Where two stems would be equal, files from different folders keep as much of their path
@@ -162,6 +164,8 @@ def _without_outputs(found: list[_Candidate]) -> tuple[list[_Candidate], list[Pa
 
 def _is_output(candidate: _Candidate, sources: set[tuple[tuple[str, ...], str]]) -> bool:
     folder, stem = candidate.parts[:-1], candidate.path.stem
+    if stem.endswith(_CURVE_TAIL) and candidate.path.with_suffix(".json").exists():
+        return True
     for tail in _OUTPUT_TAILS:
         if stem.endswith(tail) and stem != tail:
             origin = stem[: -len(tail)]

@@ -37,6 +37,7 @@ __all__ = [
     "label_palette",
     "read_image",
     "read_label_map",
+    "unit_values",
     "whole_file",
     "write_image",
     "write_json",
@@ -185,6 +186,14 @@ def _check_image(image: NDArray[Any]) -> None:
             f"has {bad} of {image.size} values that are NaN or infinite in float32, the first at"
             f" row {row}, column {column}, channel {channel}; replace them (numpy.nan_to_num)"
         )
+
+
+def unit_values(image: NDArray[Any]) -> NDArray[np.float32]:
+    """Return `[H, W, C]` as float32: integers divided by the largest number of their type, floats as they are."""
+    values = image.astype(np.float32)
+    if image.dtype.kind == "u":
+        values /= np.float32(np.iinfo(image.dtype).max)
+    return values
 
 
 def display_rgb(image: NDArray[Any]) -> NDArray[np.uint8]:

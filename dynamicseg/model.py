@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,10 +24,15 @@ class SegmentationNetwork(nn.Module):
         bands: of the image.
         labels: number of candidate labels.
         options: width, depth, and how far it is from the published one.
+
+    Attributes:
+        bands: as given.
+        options: as given.
     """
 
     def __init__(self, bands: int, labels: int, options: NetworkOptions) -> None:
         super().__init__()
+        self.bands = bands
         self.options = options
         in_channels = bands + (2 if options.coordinates else 0)
         layers: list[nn.Module] = []
@@ -44,17 +51,20 @@ class SegmentationNetwork(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """``[B, bands, H, W]`` image to ``[B, labels, H, W]`` response map."""
-        return self.enlarged(self.layers(self.padded(self.with_coordinates(image))), image)
+        return self.responses(self.with_coordinates(image))
+
+    def responses(self, planes: Tensor) -> Tensor:
+        """The same for what ``with_coordinates`` made of the image, the whole of it or a part."""
+        return self.enlarged(self.layers(self.padded(planes)), planes)
 
     def with_coordinates(self, image: Tensor) -> Tensor:
         """``[B, bands, H, W]`` and, where the network wants them, row and column of each pixel as two more planes."""
         if not self.options.coordinates:
             return image
         batch, _, height, width = image.shape
-        rows = (2 * torch.arange(height, device=image.device, dtype=image.dtype) + 1) / height - 1
-        columns = (2 * torch.arange(width, device=image.device, dtype=image.dtype) + 1) / width - 1
-        planes = [rows[:, None].expand(height, width), columns[None, :].expand(height, width)]
-        return torch.cat([image, torch.stack(planes).expand(batch, 2, height, width)], dim=1)
+        rows, columns = (torch.arange(size, device=image.device) for size in (height, width))
+        planes = coordinates(rows, columns, height, width).to(image.dtype)
+        return torch.cat([image, planes.expand(batch, 2, height, width)], dim=1)
 
     def padded(self, planes: Tensor) -> Tensor:
         """With zeros around it, so that a first convolution with a stride gives H / stride rows, rounded up."""
@@ -100,6 +110,27 @@ class SegmentationNetwork(nn.Module):
         norm = self.layers[-1]
         assert isinstance(norm, nn.BatchNorm2d)
         return norm
+
+
+def network_with(
+    bands: int, labels: int, options: NetworkOptions, numbers: Mapping[str, Tensor]
+) -> SegmentationNetwork:
+    """The network that has these parameters and running statistics, in evaluation mode, not to be trained.
+
+    It takes the tensors themselves where they are contiguous, and no random numbers.
+    """
+    with torch.device("meta"):
+        network = SegmentationNetwork(bands, labels, options)
+    counters = {name: torch.tensor(0) for name in network.state_dict() if name not in numbers}
+    dense = {name: tensor.contiguous() for name, tensor in numbers.items()}
+    network.load_state_dict({**dense, **counters}, assign=True)
+    return network.eval().requires_grad_(False)
+
+
+def coordinates(rows: Tensor, columns: Tensor, height: int, width: int) -> Tensor:
+    """Planes ``[2, h, w]`` for rows ``[h]`` and columns ``[w]``, given by number, of an image of this size."""
+    down, right = (2 * rows + 1) / height - 1, (2 * columns + 1) / width - 1
+    return torch.stack([down[:, None].expand(len(rows), len(columns)), right.expand(len(rows), len(columns))])
 
 
 def seeded_network(in_channels: int, config: SegmenterConfig) -> SegmentationNetwork:

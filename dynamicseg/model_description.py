@@ -61,8 +61,11 @@ class NetworkOptions(BaseModel):
 
         Tiles of an image give the labels of the whole only where they also begin at multiples of ``stride``.
         """
-        if self.coordinates:
-            return None
+        return None if self.coordinates else self.reach
+
+    @property
+    def reach(self) -> int:
+        """The same for what goes into the first layer, coordinates included."""
         if self.stride == 1:
             return sum(self.dilations)
         return self.stride * (3 + sum(self.dilations[1:]))

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from dynamicseg._files import Refusal, one_line, opened, whole_file
-from dynamicseg.model import SegmentationNetwork
+from dynamicseg._files import Refusal, one_line
+from dynamicseg._safetensors import opened_tensors, write_tensors
+from dynamicseg.io import as_image, unit_values
+from dynamicseg.model import SegmentationNetwork, network_with
 from dynamicseg.model_description import ModelDescription, parse_description
 
 if TYPE_CHECKING:
@@ -25,8 +24,6 @@ SUFFIX = ".safetensors"
 METADATA_KEY = "dynamicseg"
 """The whole description is JSON under this key in the metadata of the file's header."""
 
-# A header holds the description and a line for each tensor: far less than this, even of the largest model.
-_MAX_HEADER_BYTES = 4 << 20
 _COUNTERS = "num_batches_tracked"  # of PyTorch's batch norm; nothing here counts batches
 
 
@@ -52,10 +49,7 @@ class TrainedModel:
         """
         path = Path(path)
         check_suffix(path)
-        tensors = {name: tensor.contiguous().cpu() for name, tensor in _numbers(self.network).items()}
-        content = save(tensors, metadata={METADATA_KEY: self.description.model_dump_json()})
-        with whole_file(path) as temporary:
-            temporary.write_bytes(content)
+        write_tensors(path, _numbers(self.network), {METADATA_KEY: self.description.model_dump_json()})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> TrainedModel:
@@ -65,21 +59,11 @@ class TrainedModel:
             ValueError: the file is no such model, damaged, cut short or of another format version; in one line.
             OSError: it cannot be read.
         """
-        path = Path(path)
-        with opened(path) as file:
-            _check_header_size(path, file.read(8))
-        try:
-            with safe_open(path, framework="pt") as content:
-                description = _description(content.metadata())
-                tensors = _tensors(content, description)
-        except SafetensorError as error:
-            text = f"is no model of DynamicSeg, or it is damaged or cut short ({error}): copy it again"
-            raise ValueError(one_line(path, text)) from None
-        except Refusal as refusal:
-            raise ValueError(one_line(path, str(refusal))) from None
-        network = SegmentationNetwork(description.bands, description.label_count, description.network)
-        network.load_state_dict(tensors, strict=False)  # what is missing are counters
-        return cls(network.eval().requires_grad_(False), description)
+        with opened_tensors(Path(path), "pass a model that dynamicseg train has written") as content:
+            description = _description(content.metadata())
+            tensors = _tensors(content, description)
+        network = network_with(description.bands, description.label_count, description.network, tensors)
+        return cls(network, description)
 
     def predict_array(self, image: NDArray[Any]) -> NDArray[np.int32]:
         """The label of each pixel, the whole image at once.
@@ -94,8 +78,6 @@ class TrainedModel:
         Raises:
             TypeError, ValueError: the image has another dtype, shape or number of bands, or values that are not finite.
         """
-        from dynamicseg.io import as_image
-
         pixels = as_image(image)
         if pixels.shape[2] != self.description.bands:
             raise ValueError(
@@ -115,23 +97,12 @@ def check_suffix(path: Path) -> None:
 
 def batch_of(pixels: NDArray[Any]) -> Tensor:
     """``[H, W, bands]`` of uint8, uint16 or float32 to float32 ``[1, bands, H, W]``; integers become 0..1."""
-    values = pixels.astype(np.float32)
-    if pixels.dtype.kind == "u":
-        values /= np.float32(np.iinfo(pixels.dtype).max)
-    return torch.from_numpy(values).permute(2, 0, 1)[None]
+    return torch.from_numpy(unit_values(pixels)).permute(2, 0, 1)[None]
 
 
 def _numbers(network: SegmentationNetwork) -> dict[str, Tensor]:
     """Parameters and running statistics by name."""
     return {name: tensor for name, tensor in network.state_dict().items() if not name.endswith(_COUNTERS)}
-
-
-def _check_header_size(path: Path, first_bytes: bytes) -> None:
-    """Before anything is allocated for it."""
-    size = struct.unpack("<Q", first_bytes)[0] if len(first_bytes) == 8 else 0
-    if not 2 <= size <= min(_MAX_HEADER_BYTES, os.path.getsize(path) - 8):
-        text = "is no safetensors file, or it is cut short: pass a model that dynamicseg train has written"
-        raise ValueError(one_line(path, text))
 
 
 def _description(metadata: dict[str, str] | None) -> ModelDescription:
