@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from dynamicseg.cli_common import Unusable, height_and_width, loading, names, report, wrong_call
+from dynamicseg.cli_export import export_command
 from dynamicseg.cli_train import bench_train_command, train_command
 from dynamicseg.exit_status import DONE, INTERRUPTED, TERMINATED
 from dynamicseg.weighting import DEFAULT_MU, WEIGHTINGS
@@ -261,6 +262,9 @@ def evaluate_command(
         evaluate.table,
         json_path,
     )
+
+
+app.command("export", epilog="Example: dynamicseg export model.safetensors --to onnx -o model.onnx")(export_command)
 
 
 @app.command("info", epilog="Example: dynamicseg info --json")
