@@ -188,6 +188,7 @@ def segment_command(
         from dynamicseg.inputs import find_images
         from dynamicseg.segmentation import output_paths
         from dynamicseg.segmenter import Segmenter
+        from dynamicseg.workers import SegmentWork
 
     wanted_formats = names(formats)
     try:
@@ -212,17 +213,8 @@ def segment_command(
         check_writable(output)
     except (ValueError, OSError) as error:
         return wrong_call(str(error))
-    batch = Batch(
-        segmenter,
-        output,
-        wanted_formats,
-        channel_axis=channel_axis,
-        jobs=jobs,
-        resume=resume,
-        quiet=quiet,
-        verbose=verbose,
-    )
-    return batch.run(find_images(inputs))
+    work = SegmentWork(output, tuple(wanted_formats), channel_axis, jobs, segmenter=segmenter)
+    return Batch(work, resume=resume, quiet=quiet, verbose=verbose).run(find_images(inputs))
 
 
 @app.command(
@@ -389,7 +381,7 @@ def bench_quality_command(
         ),
         quality.table,
         json_path,
-        plot=None if plot_path is None else lambda found: quality.plot(found, plot_path),
+        plot=None if plot_path is None else lambda report: quality.plot(report, plot_path),
     )
 
 
