@@ -13,6 +13,7 @@ import typer
 
 from dynamicseg.cli_common import Unusable, height_and_width, loading, names, report, wrong_call
 from dynamicseg.cli_export import export_command
+from dynamicseg.cli_predict import bench_inference_command, predict_command
 from dynamicseg.cli_train import bench_train_command, train_command
 from dynamicseg.exit_status import DONE, INTERRUPTED, TERMINATED
 from dynamicseg.weighting import DEFAULT_MU, WEIGHTINGS
@@ -29,6 +30,10 @@ app.add_typer(bench_app, name="bench")
 app.command("train", epilog="Example: dynamicseg train photos/ -o model.safetensors --n-labels 8")(train_command)
 bench_app.command("train", epilog="Example: dynamicseg bench train train/ val/ labels/ --ignore-label 11")(
     bench_train_command
+)
+app.command("predict", epilog="Example: dynamicseg predict model.onnx photos/ -o out")(predict_command)
+bench_app.command("inference", epilog="Example: dynamicseg bench inference model.safetensors model.onnx")(
+    bench_inference_command
 )
 
 # What the command line library raises for a wrong call; its own base class has no public name.
