@@ -72,7 +72,7 @@ def onnx_labels(content: bytes, batch: int = 1) -> Labels:
 
     def labels(image: NDArray[np.uint8]) -> NDArray[np.int32]:
         found: Any = session.run([OUTPUT], {INPUT: np.repeat(image[None], batch, axis=0)})[0]
-        return np.asarray(found)[0]
+        return np.asarray(found[0], np.int32)
 
     return labels
 
