@@ -49,12 +49,16 @@ class Timing:
     @property
     def q20(self) -> float:
         """The 20 % quantile: one call in five was as fast."""
-        return float(np.quantile(self.milliseconds, 0.2))
+        return self.quantile(0.2)
 
     @property
     def q80(self) -> float:
         """The 80 % quantile: four calls in five were as fast."""
-        return float(np.quantile(self.milliseconds, 0.8))
+        return self.quantile(0.8)
+
+    def quantile(self, share: float) -> float:
+        """Such a share of the calls, 0 to 1, was as fast."""
+        return float(np.quantile(self.milliseconds, share))
 
     def as_dict(self) -> dict[str, float]:
         """For a report: ``median``, ``q20``, ``q80``, in milliseconds."""

@@ -10,22 +10,44 @@ if TYPE_CHECKING:
     from dynamicseg import reference as reference
     from dynamicseg.config import SegmenterConfig as SegmenterConfig
     from dynamicseg.losses import DynamicLoss as DynamicLoss
+    from dynamicseg.predict import Predictor as Predictor
+    from dynamicseg.predict import load as load
+    from dynamicseg.prediction import Prediction as Prediction
     from dynamicseg.reference import DynamicLossOutput as DynamicLossOutput
     from dynamicseg.segmentation import Segmentation as Segmentation
     from dynamicseg.segmenter import Segmenter as Segmenter
     from dynamicseg.segmenter import segment as segment
+    from dynamicseg.trained_model import TrainedModel as TrainedModel
+    from dynamicseg.training.train import train as train
 
 # Public names and where they are. They are loaded when first used: the command line answers `--help` without torch.
 _HOMES = {
     "DynamicLoss": "dynamicseg.losses",
     "DynamicLossOutput": "dynamicseg.reference",
+    "Prediction": "dynamicseg.prediction",
+    "Predictor": "dynamicseg.predict",
     "Segmentation": "dynamicseg.segmentation",
     "Segmenter": "dynamicseg.segmenter",
     "SegmenterConfig": "dynamicseg.config",
+    "TrainedModel": "dynamicseg.trained_model",
+    "load": "dynamicseg.predict",
     "segment": "dynamicseg.segmenter",
+    "train": "dynamicseg.training.train",
 }
 
-__all__ = ["DynamicLoss", "DynamicLossOutput", "Segmentation", "Segmenter", "SegmenterConfig", "segment"]
+__all__ = [
+    "DynamicLoss",
+    "DynamicLossOutput",
+    "Prediction",
+    "Predictor",
+    "Segmentation",
+    "Segmenter",
+    "SegmenterConfig",
+    "TrainedModel",
+    "load",
+    "segment",
+    "train",
+]
 
 
 _SUBMODULES = ("ops", "reference")

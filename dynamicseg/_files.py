@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,7 +61,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 def _check_regular(path: Path) -> None:
     if os.path.isdir(path):
-        raise IsADirectoryError(one_line(path, "is a folder, not an image; name a file in it"))
+        raise IsADirectoryError(one_line(path, "is a folder; name a file in it"))
     if os.path.exists(path) and not os.path.isfile(path):
         raise ValueError(one_line(path, "is not a regular file; save the image to a file first"))
 
@@ -96,3 +97,13 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise os_error(folder, f"cannot write {path.name} there", error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Makes the output folder; OSError, one line, if nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise os_error(folder, "is no folder that can be written to", error) from None

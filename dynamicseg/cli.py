@@ -11,8 +11,11 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from dynamicseg._command import DATASETS, Unusable, loading, names, report_on, wrong_call
 from dynamicseg.cli_bench import bench_app
+from dynamicseg.cli_common import DATASETS, Unusable, loading, names, report, wrong_call
+from dynamicseg.cli_export import export_command
+from dynamicseg.cli_predict import predict_command
+from dynamicseg.cli_train import train_command
 from dynamicseg.exit_status import DONE, INTERRUPTED, TERMINATED
 from dynamicseg.weighting import DEFAULT_MU, WEIGHTINGS
 
@@ -24,6 +27,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(bench_app, name="bench")
+app.command("train", epilog="Example: dynamicseg train photos/ -o model.safetensors --n-labels 8")(train_command)
+app.command("export", epilog="Example: dynamicseg export model.safetensors --to onnx -o model.onnx")(export_command)
+app.command("predict", epilog="Example: dynamicseg predict model.onnx photos/ -o out")(predict_command)
 
 # What the command line library raises for a wrong call; its own base class has no public name.
 _UsageError: Any = typer.BadParameter.__mro__[1]
@@ -176,10 +182,12 @@ def segment_command(
     image) and STEM.json (configuration, areas, history). Exit status: 0 all done, 1 some inputs failed, 2 wrong call.
     """
     with loading():
-        from dynamicseg.batch import Batch, check_writable
+        from dynamicseg._files import check_writable
+        from dynamicseg.batch import Batch
         from dynamicseg.inputs import find_images
         from dynamicseg.segmentation import output_paths
         from dynamicseg.segmenter import Segmenter
+        from dynamicseg.workers import SegmentWork
 
     wanted_formats = names(formats)
     try:
@@ -204,17 +212,8 @@ def segment_command(
         check_writable(output)
     except (ValueError, OSError) as error:
         return wrong_call(str(error))
-    batch = Batch(
-        segmenter,
-        output,
-        wanted_formats,
-        channel_axis=channel_axis,
-        jobs=jobs,
-        resume=resume,
-        quiet=quiet,
-        verbose=verbose,
-    )
-    return batch.run(find_images(inputs))
+    work = SegmentWork(output, tuple(wanted_formats), channel_axis, jobs, segmenter=segmenter)
+    return Batch(work, resume=resume, quiet=quiet, verbose=verbose).run(find_images(inputs))
 
 
 @app.command(
@@ -240,7 +239,7 @@ def evaluate_command(
     with loading():
         from dynamicseg import evaluate
     protocols = names(protocol)
-    return report_on(
+    return report(
         lambda tell: evaluate.evaluate(
             predictions,
             truth,

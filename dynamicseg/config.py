@@ -129,7 +129,7 @@ def configure(preset: str = "fast", **options: Any) -> SegmenterConfig:
     try:
         config = SegmenterConfig(**fields)
     except ValidationError as error:
-        raise ValueError("; ".join(_in_words(problem) for problem in error.errors())) from None
+        raise ValueError("; ".join(problem_in_words(problem) for problem in error.errors())) from None
     if config.min_labels is not None and config.max_labels is not None and config.min_labels > config.max_labels:
         raise ValueError(f"min_labels wants at most max_labels, {config.max_labels}, not {config.min_labels}")
     if config.regions == "labels" and "area_exponent" in chosen:
@@ -141,7 +141,10 @@ def configure(preset: str = "fast", **options: Any) -> SegmenterConfig:
     return config
 
 
-def _in_words(problem: Any) -> str:
+def problem_in_words(problem: Any) -> str:
+    """What a field of a configuration wants, and what it got instead, from an entry of ``ValidationError.errors``."""
+    if not problem["loc"]:  # it is about several fields
+        return str(problem["msg"]).removeprefix("Value error, ")
     field = str(problem["loc"][0])
     wanted = _WANTED.get(field) or problem["msg"].removeprefix("Input should be ")
     wanted = wanted.replace("greater than or equal to", "at least").replace("a valid integer", "a whole number")

@@ -2,51 +2,106 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from dynamicseg import ops
 from dynamicseg.config import SegmenterConfig
+from dynamicseg.model_description import NetworkOptions
 
 
 class SegmentationNetwork(nn.Module):
     """The published network: ``depth`` times 3x3 convolution, ReLU, batch norm; then 1x1 convolution, batch norm.
 
-    Batch norm uses the statistics of the image at hand throughout, as in the published loop, which never leaves
-    training mode. Layers are created in the order in which they run, with PyTorch's default initialisation.
+    In training mode batch norm uses the statistics of the images at hand, as in the published loop, which never leaves
+    that mode; in evaluation mode the running statistics. Layers are created in the order in which they run, with
+    PyTorch's default initialisation.
 
     Args:
-        in_channels: bands of the image.
-        channels: width of every layer, and number of candidate labels.
-        depth: number of 3x3 convolutions.
+        bands: of the image.
+        labels: number of candidate labels.
+        options: width, depth, and how far it is from the published one.
+
+    Attributes:
+        bands: as given.
+        options: as given.
     """
 
-    def __init__(self, in_channels: int, channels: int, depth: int) -> None:
+    def __init__(self, bands: int, labels: int, options: NetworkOptions) -> None:
         super().__init__()
+        self.bands = bands
+        self.options = options
+        in_channels = bands + (2 if options.coordinates else 0)
         layers: list[nn.Module] = []
-        for layer in range(depth):
-            layers.append(nn.Conv2d(in_channels if layer == 0 else channels, channels, kernel_size=3, padding=1))
-            layers.append(nn.ReLU())
-            layers.append(nn.BatchNorm2d(channels))
-        layers.append(nn.Conv2d(channels, channels, kernel_size=1))
-        layers.append(nn.BatchNorm2d(channels))
+        for dilation in options.dilations:
+            if options.stride > 1 and not layers:
+                # Padding comes before, for it is not the same on both sides.
+                convolution = nn.Conv2d(in_channels, options.width, 2 * options.stride, stride=options.stride)
+            else:
+                convolution = nn.Conv2d(in_channels, options.width, 3, padding=dilation, dilation=dilation)
+            norm_and_relu = [nn.BatchNorm2d(options.width), nn.ReLU()]
+            layers += [convolution, *(norm_and_relu if options.order == "norm_relu" else reversed(norm_and_relu))]
+            in_channels = options.width
+        layers.append(nn.Conv2d(in_channels, labels, kernel_size=1))
+        layers.append(nn.BatchNorm2d(labels))
         self.layers = nn.Sequential(*layers)
 
     def forward(self, image: Tensor) -> Tensor:
-        """``[B, in_channels, H, W]`` image to ``[B, channels, H, W]`` response map."""
-        response: Tensor = self.layers(image)
-        return response
+        """``[B, bands, H, W]`` image to ``[B, labels, H, W]`` response map."""
+        return self.responses(self.with_coordinates(image))
 
-    def before_last_norm(self, image: Tensor) -> Tensor:
-        """``[B, in_channels, H, W]`` image to ``[B, channels, H, W]``, which ``last_norm`` makes the response map.
+    def responses(self, planes: Tensor) -> Tensor:
+        """The same for what ``with_coordinates`` made of the image, the whole of it or a part."""
+        return self.enlarged(self.layers(self.padded(planes)), planes)
+
+    def with_coordinates(self, image: Tensor) -> Tensor:
+        """``[B, bands, H, W]`` and, where the network wants them, row and column of each pixel as two more planes."""
+        if not self.options.coordinates:
+            return image
+        batch, _, height, width = image.shape
+        rows, columns = (torch.arange(size, device=image.device) for size in (height, width))
+        planes = coordinates(rows, columns, height, width).to(image.dtype)
+        return torch.cat([image, planes.expand(batch, 2, height, width)], dim=1)
+
+    def padded(self, planes: Tensor) -> Tensor:
+        """With zeros around it, so that a first convolution with a stride gives H / stride rows, rounded up."""
+        stride = self.options.stride
+        if stride == 1:
+            return planes
+        before, after = stride // 2, stride // 2 + stride - 1
+        return functional.pad(planes, (before, after, before, after))
+
+    def enlarged(self, response: Tensor, image: Tensor) -> Tensor:
+        """A response map at the size of the image, of which it has one pixel for ``stride`` x ``stride``."""
+        stride = self.options.stride
+        if stride == 1:
+            return response
+        full = functional.interpolate(response, scale_factor=stride, mode="bilinear", align_corners=False)
+        return full[..., : image.shape[-2], : image.shape[-1]]
+
+    def before_last_norm(self, planes: Tensor) -> Tensor:
+        """What ``last_norm`` makes the response map, before it is enlarged, in training mode.
 
         ReLU and batch norm are fused, so that the last bits differ from those of ``forward``; running statistics are
         left as they are.
+
+        Args:
+            planes: ``[B, bands, H, W]``, or what ``with_coordinates`` made of it: the whole of it or a part.
+
+        Returns:
+            ``[B, labels, H, W]``, with H and W divided by the stride and rounded up.
         """
+        x = self.padded(planes)
         *hidden, last_convolution, _ = self.layers
-        for convolution, _, norm in zip(*[iter(hidden)] * 3, strict=True):
-            image = ops.relu_batch_norm(convolution(image), norm.weight, norm.bias, eps=norm.eps)
-        features: Tensor = last_convolution(image)
+        for convolution, second, third in zip(*[iter(hidden)] * 3, strict=True):
+            if self.options.order == "relu_norm":
+                x = ops.relu_batch_norm(convolution(x), third.weight, third.bias, eps=third.eps)
+            else:
+                x = third(ops.relu_batch_norm(convolution(x), second.weight, second.bias, relu=False, eps=second.eps))
+        features: Tensor = last_convolution(x)
         return features
 
     @property
@@ -57,6 +112,28 @@ class SegmentationNetwork(nn.Module):
         return norm
 
 
+def network_with(
+    bands: int, labels: int, options: NetworkOptions, numbers: Mapping[str, Tensor]
+) -> SegmentationNetwork:
+    """The network that has these parameters and running statistics, in evaluation mode, not to be trained.
+
+    It takes the tensors themselves where they are contiguous, and no random numbers.
+    """
+    with torch.device("meta"):
+        network = SegmentationNetwork(bands, labels, options)
+    counters = {name: torch.tensor(0) for name in network.state_dict() if name not in numbers}
+    dense = {name: tensor.contiguous() for name, tensor in numbers.items()}
+    network.load_state_dict({**dense, **counters}, assign=True)
+    return network.eval().requires_grad_(False)
+
+
+def coordinates(rows: Tensor, columns: Tensor, height: int, width: int) -> Tensor:
+    """Planes ``[2, h, w]`` for rows ``[h]`` and columns ``[w]``, given by number, of an image of this size."""
+    down, right = (2 * rows + 1) / height - 1, (2 * columns + 1) / width - 1
+    size = rows.shape[0], columns.shape[0]  # not len(), which torch.export takes for a constant
+    return torch.stack([down[:, None].expand(size), right.expand(size)])
+
+
 def seeded_network(in_channels: int, config: SegmenterConfig) -> SegmentationNetwork:
     """The network as ``torch.manual_seed(config.seed)`` and creating it give it, on the CPU.
 
@@ -64,4 +141,5 @@ def seeded_network(in_channels: int, config: SegmenterConfig) -> SegmentationNet
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return SegmentationNetwork(in_channels, config.channels, config.depth)
+        options = NetworkOptions(width=config.channels, depth=config.depth)
+        return SegmentationNetwork(in_channels, config.channels, options)

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from dynamicseg.config import Precision, Preset, SegmenterConfig, configure
+from dynamicseg.devices import present_device, present_precision
 from dynamicseg.gpu_training import GpuTrainer
 from dynamicseg.grouping import Grouping
-from dynamicseg.io import as_image
+from dynamicseg.io import as_image, unit_values
 from dynamicseg.resizing import enlarged_labels, reduced, size_within
 from dynamicseg.segmentation import Segmentation, describe_input, relabel_by_area
 from dynamicseg.trainer import OnStep, Trained, train_on_image
@@ -98,9 +99,9 @@ class Segmenter:
             device=device,
             precision=precision,
         )
-        present = _present_device(config.device)
+        present = present_device(config.device)
         self.config: SegmenterConfig = config.model_copy(
-            update={"device": str(present), "precision": _present_precision(config.precision, present)}
+            update={"device": str(present), "precision": present_precision(config.precision, present)}
         )
         self._gpu_trainer: GpuTrainer | None = None
         if present.type == "cuda":
@@ -136,7 +137,7 @@ class Segmenter:
             )
         trained_shape = (*size, pixels.shape[2])
         check_memory(trained_shape, self.config, device)
-        values = reduced(_values(pixels), size)
+        values = reduced(unit_values(pixels), size)
         read = time.perf_counter()
         try:
             grouping = Grouping(values, self.config)
@@ -196,35 +197,3 @@ def segment(
 def _on_device(superpixels: NDArray[np.int64] | None, device: torch.device) -> Tensor | None:
     """``[1, H, W]``, as the loss takes them."""
     return None if superpixels is None else torch.from_numpy(superpixels)[None].to(device)
-
-
-def _present_device(name: str) -> torch.device:
-    """The device of that name, if the machine has it."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {name}: PyTorch {torch.__version__} finds no CUDA GPU here; use cpu or auto")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {name}: there are only {torch.cuda.device_count()} GPUs, numbered from 0")
-    return device
-
-
-def _values(image: NDArray[Any]) -> NDArray[np.float32]:
-    """``[H, W, C]`` as read to float32; integers are divided by the largest number of their type."""
-    values = image.astype(np.float32)
-    if image.dtype.kind == "u":
-        values /= np.float32(np.iinfo(image.dtype).max)
-    return values
-
-
-def _present_precision(precision: Precision, device: torch.device) -> Precision:
-    """``"auto"`` is bfloat16 where the processor or GPU multiplies it faster than float32."""
-    if precision != "auto":
-        return precision
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    try:
-        return "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
-    except (AttributeError, RuntimeError):  # a PyTorch that was built without oneDNN
-        return "float32"

@@ -6,6 +6,7 @@ from torch import nn
 
 from dynamicseg.config import configure
 from dynamicseg.model import SegmentationNetwork, seeded_network
+from dynamicseg.model_description import NetworkOptions
 from dynamicseg.ops import relu_batch_norm
 
 
@@ -30,13 +31,13 @@ def test_seeding_leaves_the_callers_random_numbers_alone() -> None:
 
 
 def test_layers_come_in_the_published_order() -> None:
-    kinds = [type(layer) for layer in SegmentationNetwork(3, 10, 2).layers]
+    kinds = [type(layer) for layer in SegmentationNetwork(3, 10, NetworkOptions(width=10, depth=2)).layers]
     block = [nn.Conv2d, nn.ReLU, nn.BatchNorm2d]
     assert kinds == [*block, *block, nn.Conv2d, nn.BatchNorm2d]
 
 
 def test_any_number_of_bands_and_any_size() -> None:
-    assert SegmentationNetwork(17, 6, 1)(torch.rand(2, 17, 5, 3)).shape == (2, 6, 5, 3)
+    assert SegmentationNetwork(17, 6, NetworkOptions(width=6, depth=1))(torch.rand(2, 17, 5, 3)).shape == (2, 6, 5, 3)
 
 
 def test_fused_layers_are_those_of_the_plain_network() -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -53,29 +53,39 @@ class Method:
 def parse_method(text: str, ours: Mapping[str, Any] | None = None) -> Method:
     """The method that ``NAME:OPTION=VALUE:...`` names; ``ours`` are options of ours that the text may overrule.
 
-    A value is a number, ``true``, ``false`` or ``null`` if it reads like one, and text otherwise.
-
     Raises:
         ValueError: there is no such method or option, or no value.
     """
-    name, *parts = (part.strip() for part in text.split(":"))
-    if name not in METHODS:
-        nearest = difflib.get_close_matches(name, METHODS, n=1)
-        hint = f", did you mean {nearest[0]}?" if nearest else ""
-        raise ValueError(f"method {name!r}: choose from {', '.join(METHODS)}{hint}")
+    name, chosen = name_and_options(text, METHODS)
     options = dict(ours or {}) if name == OURS else dict(DEFAULTS[name])
-    for part in parts:
-        option, equals, value = part.partition("=")
-        if not (option and equals and value):
-            raise ValueError(f"method {text!r}: {part!r} should be OPTION=VALUE")
+    for option, value in chosen.items():
         if option == "seed":
             raise ValueError(f"method {text!r}: a seed is no option; methods run with as many seeds as are asked for")
         if name != OURS and option not in options:
             raise ValueError(f"method {text!r}: {name} has no option {option!r}, only {', '.join(options)}")
-        options[option] = _value(value)
-        if name != OURS and isinstance(options[option], (str, bool, type(None))):
+        if name != OURS and isinstance(value, (str, bool, type(None))):
             raise ValueError(f"method {text!r}: {option} wants a number")
+        options[option] = value
     return Method(text, name, options)
+
+
+def name_and_options(text: str, known: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """What ``NAME:OPTION=VALUE:...`` says; ValueError if the name is not among those known, or an option has no value.
+
+    A value is a number, ``true``, ``false`` or ``null`` if it reads like one, and text otherwise.
+    """
+    name, *parts = (part.strip() for part in text.split(":"))
+    if name not in known:
+        nearest = difflib.get_close_matches(name, known, n=1)
+        hint = f", did you mean {nearest[0]}?" if nearest else ""
+        raise ValueError(f"method {name!r}: choose from {', '.join(known)}{hint}")
+    options = {}
+    for part in parts:
+        option, equals, value = part.partition("=")
+        if not (option and equals and value):
+            raise ValueError(f"method {text!r}: {part!r} should be OPTION=VALUE")
+        options[option] = _value(value)
+    return name, options
 
 
 def _value(text: str) -> Any:

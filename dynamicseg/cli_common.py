@@ -1,4 +1,4 @@
-"""What the commands of the command line share: loading what they need, saying what went wrong, reporting."""
+"""What the commands share: reading options, running something long, saying what is wrong. No torch here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Unusable(Exception):
 
 @contextlib.contextmanager
 def loading() -> Iterator[None]:
-    """Around imports: what cannot be loaded makes the installation unusable."""
+    """Around the imports of a command."""
     try:
         yield
     except (ImportError, ValueError) as error:
@@ -32,13 +32,22 @@ def names(text: str) -> list[str]:
 
 
 def wrong_call(text: str) -> int:
-    """Says in one line what is wrong with a call; its exit status."""
+    """Says what is wrong with the call, and returns the exit status."""
     if text:  # none where there is only the help to show
         print(f"dynamicseg: {' '.join(text.split())}", file=sys.stderr)
     return WRONG_CALL
 
 
-def report_on(
+def height_and_width(size: str) -> tuple[int, int]:
+    """What ``--size`` means; ValueError if it means nothing."""
+    try:
+        height, width = (int(number) for number in size.lower().split("x"))
+    except ValueError:
+        raise ValueError(f"--size {size}: wants HEIGHTxWIDTH, for example 321x481") from None
+    return height, width
+
+
+def report(
     run: Callable[[Callable[[str], None]], dict[str, Any]],
     table: Callable[[dict[str, Any]], Any],
     json_path: Path | None,
@@ -52,12 +61,12 @@ def report_on(
 
     try:
         with Console(stderr=True).status("starting") as status:
-            report = run(status.update)
-        Console(width=None if sys.stdout.isatty() else 100).print(table(report))
+            found = run(status.update)
+        Console(width=None if sys.stdout.isatty() else 100).print(table(found))
         if json_path is not None:
-            write_json(json_path, report)
+            write_json(json_path, found)
         if plot is not None:
-            plot(report)
+            plot(found)
     except (ValueError, OSError) as error:
         return wrong_call(str(error))
     except RuntimeError as error:

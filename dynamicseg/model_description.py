@@ -1,0 +1,133 @@
+"""What is known of a trained model besides its numbers: JSON in the header of its file, and in what it is exported to.
+
+Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+
+FORMAT_VERSION = 1
+"""Of model files. It grows when an older DynamicSeg could not use a newer file."""
+
+MAX_BANDS = MAX_LABELS = 4096
+_MAX_DILATION = 256
+
+LayerOrder = Literal["relu_norm", "norm_relu"]
+
+_Frozen = ConfigDict(frozen=True, extra="forbid")
+_Byte = Annotated[int, Field(ge=0, le=255)]
+
+
+class NetworkOptions(BaseModel):
+    """The shape of a network, apart from the bands that go in and the labels that come out."""
+
+    model_config = _Frozen
+
+    width: Annotated[int, Field(ge=1, le=4096)]
+    """Channels of each hidden layer."""
+    depth: Annotated[int, Field(ge=1, le=64)]
+    """Number of hidden layers: convolutions of 3x3, unless ``stride`` makes the first one larger."""
+    order: LayerOrder = "relu_norm"
+    """Of what follows a hidden convolution. ``"relu_norm"``: as published. ``"norm_relu"``: batch norm comes right
+    after the convolution, so that it can be folded into it exactly once training is over."""
+    stride: Literal[1, 2, 4] = 1
+    """Of the first convolution. Responses are enlarged again, bilinearly, to the size of the image."""
+    dilation_growth: Annotated[int, Field(ge=1, le=4)] = 1
+    """Each hidden layer looks so many times as far as the one before: its dilation is a power of this."""
+    coordinates: bool = False
+    """Two more planes go in beside the bands: row and column of each pixel, from -1 to 1 across the image. For cameras
+    that keep their view, as on a vehicle: labels then depend on where in the image something is."""
+
+    @model_validator(mode="after")
+    def _bounded(self) -> NetworkOptions:
+        if self.dilation_growth ** (self.depth - 1) > _MAX_DILATION:
+            raise ValueError(
+                f"dilation_growth {self.dilation_growth} at depth {self.depth} means dilations above {_MAX_DILATION}: "
+                "choose less of either"
+            )
+        return self
+
+    @property
+    def dilations(self) -> tuple[int, ...]:
+        """Of each hidden layer, in pixels of its input."""
+        return tuple(self.dilation_growth**layer for layer in range(self.depth))
+
+    @property
+    def receptive_field(self) -> int | None:
+        """No pixel farther away than this, in rows or in columns, has any influence on a label; None: any may have.
+
+        Tiles of an image give the labels of the whole only where they also begin at multiples of ``stride``.
+        """
+        return None if self.coordinates else self.reach
+
+    @property
+    def reach(self) -> int:
+        """The same for what goes into the first layer, coordinates included."""
+        if self.stride == 1:
+            return sum(self.dilations)
+        return self.stride * (3 + sum(self.dilations[1:]))
+
+
+class ModelDescription(BaseModel):
+    """Everything that one has to know to use a trained model, and where it comes from."""
+
+    model_config = _Frozen
+
+    format_version: Literal[1] = 1
+    package_version: str
+    created_with: dict[str, str]
+    """Versions of the libraries that it was trained with."""
+    bands: Annotated[int, Field(ge=1, le=MAX_BANDS)]
+    """Of the images that it takes."""
+    label_count: Annotated[int, Field(ge=1, le=MAX_LABELS)]
+    """Labels are 0 to ``label_count - 1``, the same in every image; an image need not have all of them."""
+    palette: tuple[tuple[_Byte, _Byte, _Byte], ...]
+    """Red, green and blue of each label."""
+    label_areas: tuple[Annotated[float, Field(ge=0, le=1)], ...]
+    """The share of the training pixels that each label has, the largest first."""
+    network: NetworkOptions
+    receptive_field: int | None
+    """See ``NetworkOptions.receptive_field``."""
+    input: Literal["uint8 / 255"] = "uint8 / 255"
+    """What the network takes: bytes divided by 255; so 16-bit values by 65535, and floats as they are."""
+    training: dict[str, JsonValue]
+    """Options, seed, and how training went."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelDescription:
+        for name, count in (("palette", len(self.palette)), ("label_areas", len(self.label_areas))):
+            if count != self.label_count:
+                raise ValueError(f"{name} has {count} entries for {self.label_count} labels")
+        if self.receptive_field != self.network.receptive_field:
+            raise ValueError(
+                f"receptive_field is {self.receptive_field}, that of the network {self.network.receptive_field}"
+            )
+        return self
+
+
+class _Versioned(BaseModel):
+    format_version: int
+
+
+def parse_description(text: str) -> ModelDescription:
+    """The description that ``ModelDescription.model_dump_json`` wrote.
+
+    Raises:
+        ValueError: in one line: it is of another format version, or not what this one has.
+    """
+    try:
+        version = _Versioned.model_validate_json(text).format_version
+        if version != FORMAT_VERSION:
+            advice = "install a newer DynamicSeg" if version > FORMAT_VERSION else "train it again"
+            raise ValueError(f"its format is version {version}, this DynamicSeg reads {FORMAT_VERSION}: {advice}")
+        return ModelDescription.model_validate_json(text)
+    except ValidationError as error:
+        raise ValueError(f"its description is damaged: {_in_words(error.errors(include_url=False)[0])}") from None
+
+
+def _in_words(problem: Any) -> str:
+    where = ".".join(str(part) for part in problem["loc"])
+    return f"{where}: {problem['msg']}" if where else str(problem["msg"])

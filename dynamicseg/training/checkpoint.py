@@ -1,0 +1,123 @@
+"""Where a training is, in a file, so that it can be carried on to the same bits. Read as models are: no pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+
+from dynamicseg._files import Refusal
+from dynamicseg._safetensors import opened_tensors, write_tensors
+from dynamicseg.segmentation import describe_input
+from dynamicseg.training.config import TrainingConfig
+from dynamicseg.training.loop import Look, Progress, TrainingRecord
+
+_METADATA_KEY = "dynamicseg_checkpoint"
+_NETWORK, _MOMENTUM, _BEST, _HISTORY = "network", "momentum", "best", "history"
+_ADVICE = "start anew, without --resume"
+
+
+class _State(BaseModel):
+    """All but the tensors."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    config: dict[str, Any]
+    images: str
+    looks: list[Look]
+    seconds: float
+
+
+def fingerprint(sources: Sequence[object]) -> str:
+    """Of the images: the same as long as none of them has changed, by place, size and time of files."""
+    digest = hashlib.sha256()
+    for source in sources:
+        if isinstance(source, (str, os.PathLike)):
+            digest.update(json.dumps(describe_input(source, None)).encode())
+        else:
+            pixels = np.asarray(source)
+            digest.update(f"{pixels.dtype} {pixels.shape}".encode() + np.ascontiguousarray(pixels).tobytes())
+    return digest.hexdigest()
+
+
+def save_checkpoint(path: Path, progress: Progress, config: TrainingConfig, images: str) -> None:
+    """Writes it whole or not at all; ``images`` is their ``fingerprint``.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    state = _State(config=config.model_dump(mode="json"), images=images, looks=progress.looks, seconds=progress.seconds)
+    history = [[float(value) for value in record.values()] for record in progress.history]  # type: ignore[arg-type]
+    tensors = {
+        _HISTORY: torch.tensor(history, dtype=torch.float64),
+        **_named(_NETWORK, progress.network.state_dict()),
+        **_named(_MOMENTUM, _momentum(progress)),
+        **_named(_BEST, progress.best or {}),
+    }
+    write_tensors(path, tensors, {_METADATA_KEY: state.model_dump_json()})
+
+
+def load_checkpoint(path: Path, progress: Progress, config: TrainingConfig, images: str) -> None:
+    """Carries a training that has just begun to where the checkpoint is.
+
+    Raises:
+        ValueError: it is no checkpoint, damaged, or of other options or images.
+        OSError: it cannot be read.
+    """
+    with opened_tensors(path, _ADVICE) as content:
+        try:
+            state = _State.model_validate_json((content.metadata() or {})[_METADATA_KEY])
+        except (KeyError, ValidationError):
+            raise Refusal(f"is no checkpoint of a training: {_ADVICE}") from None
+        _check_same(state, config, images)
+        tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+    try:
+        progress.network.load_state_dict(_of(_NETWORK, tensors))
+        _set_momentum(progress, _of(_MOMENTUM, tensors))
+        progress.best = _of(_BEST, tensors) or None
+        rows = tensors[_HISTORY].tolist()
+    except (RuntimeError, KeyError):
+        raise ValueError(f"{path}: is damaged: {_ADVICE}") from None
+    names = list(TrainingRecord.__annotations__)
+    progress.history = [dict(zip(names, [int(row[0]), *row[1:]], strict=True)) for row in rows]  # type: ignore[misc]
+    progress.looks, progress.seconds = state.looks, state.seconds
+
+
+def _check_same(state: _State, config: TrainingConfig, images: str) -> None:
+    wanted = config.model_dump(mode="json")
+    differing = [name for name in wanted if name != "time_budget" and state.config.get(name) != wanted[name]]
+    if differing:
+        name = differing[0]
+        was, now = state.config.get(name), wanted[name]
+        raise Refusal(f"was made with {name} {was}, not {now}: pass the same options, or {_ADVICE}")
+    if state.images != images:
+        raise Refusal(f"was made with other images, or they have changed since: pass the same ones, or {_ADVICE}")
+
+
+def _named(group: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{group}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def _of(group: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    start = f"{group}."
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+
+
+def _momentum(progress: Progress) -> dict[str, Tensor]:
+    """By the number of the parameter; none before the first step."""
+    state = progress.optimizer.state_dict()["state"]
+    return {str(number): entry["momentum_buffer"] for number, entry in state.items()}
+
+
+def _set_momentum(progress: Progress, buffers: Mapping[str, Tensor]) -> None:
+    state = progress.optimizer.state_dict()
+    state["state"] = {int(number): {"momentum_buffer": buffer} for number, buffer in buffers.items()}
+    progress.optimizer.load_state_dict(state)
