@@ -28,13 +28,14 @@ endif()
 list(JOIN architectures " " architectures_text)
 
 pybind11_add_module(_native_cuda NO_EXTRAS csrc/cuda/bindings.cpp ${DYNAMICSEG_CUDA_SOURCES})
-set_target_properties(_native_cuda PROPERTIES CUDA_ARCHITECTURES "${architectures}" CUDA_STANDARD 20
-  CUDA_STANDARD_REQUIRED ON CUDA_VISIBILITY_PRESET hidden CUDA_RUNTIME_LIBRARY Static)
+set_target_properties(_native_cuda PROPERTIES CUDA_ARCHITECTURES "${architectures}" CUDA_VISIBILITY_PRESET hidden
+  CUDA_RUNTIME_LIBRARY Static)
 target_include_directories(_native_cuda PRIVATE csrc csrc/include)
-# No fast-math: subnormal differences have a sign, and divisions are exact. --threads: one for each architecture.
+# No fast-math: subnormal differences have a sign, and divisions are exact. --threads: one for each architecture. The
+# standard by its flag: CMake before 3.26 does not know that nvcc has this one.
 target_compile_options(_native_cuda PRIVATE
   $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wconversion -Wshadow>
-  $<$<COMPILE_LANGUAGE:CUDA>:--threads=0 -Xcompiler=-Wall,-Wextra>
+  $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 --threads=0 -Xcompiler=-Wall,-Wextra>
   $<$<AND:$<BOOL:${DYNAMICSEG_WERROR}>,$<COMPILE_LANGUAGE:CUDA>>:-Werror=all-warnings -Xcompiler=-Werror>)
 # Symbols of the CUDA runtime, which is linked statically, stay inside: PyTorch brings another one.
 target_link_options(_native_cuda PRIVATE -Wl,--exclude-libs,ALL)
