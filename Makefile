@@ -12,8 +12,12 @@ TYPED := build/typed
 # run, and with the development tools as well.
 RUNNABLE := $(VENV)/runnable
 INSTALLED := $(VENV)/installed
-CORE := CMakeLists.txt pyproject.toml constraints.txt $(shell find csrc -type f)
-CPP := $(shell find csrc -name '*.cpp' -o -name '*.h')
+CORE := CMakeLists.txt pyproject.toml constraints.txt $(shell find cmake csrc -type f)
+CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.cu' -o -name '*.h')
+# The CUDA kernels as tests run them where there is no GPU.
+CUDA_ON_HOST := build/cuda/cuda_on_host
+# What `make wheel-cuda` compiles for; empty: all architectures that this nvcc knows.
+CUDA_ARCHITECTURES ?=
 
 .DEFAULT_GOAL := help
 
@@ -55,8 +59,16 @@ demo: $(RUNNABLE)  ## Segment three photos that scikit-image carries, and say wh
 	@echo "Label maps:"; ls -1 $(DEMO)/*_labels.png
 	@echo "Overlays:"; ls -1 $(DEMO)/*_overlay.png
 
+$(CUDA_ON_HOST)/built: $(INSTALLED) $(shell find tests/cuda_on_host -type f)
+	@echo "Building the CUDA kernels for tests without a GPU: about a minute"
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash tests/cuda_on_host/build.sh build/cuda
+	@touch $@
+
+.PHONY: cuda-on-host
+cuda-on-host: $(CUDA_ON_HOST)/built  ## Build the CUDA kernels for tests without a GPU, which `make test` does by itself.
+
 .PHONY: test
-test: $(INSTALLED)  ## Run the tests.
+test: $(INSTALLED) $(CUDA_ON_HOST)/built  ## Run the tests.
 	$(BIN)/pytest
 
 .PHONY: lint
@@ -82,10 +94,22 @@ sanitize: $(INSTALLED)  ## Run the kernel tests under the address and undefined-
 bench: $(INSTALLED)  ## Measure the fused loss against PyTorch on this machine.
 	$(BIN)/dynamicseg bench loss
 
+.PHONY: cuda-report
+cuda-report: $(INSTALLED)  ## Registers, spills and shared memory of each CUDA kernel, into bench/results/; needs nvcc, no GPU.
+	$(BIN)/python tests/cuda_resources.py bench/results/cuda-resources-sm_90.json
+
 .PHONY: wheel
 wheel: export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
-wheel: $(INSTALLED)  ## Build the source distribution, and a wheel from it, into dist/.
-	$(BIN)/pyproject-build --outdir dist
+wheel: $(INSTALLED)  ## Build the source distribution, and a wheel for the CPU from it, into dist/.
+	$(BIN)/pyproject-build --outdir dist --config-setting=cmake.define.DYNAMICSEG_CUDA=OFF
+
+.PHONY: wheel-cuda
+wheel-cuda: export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+wheel-cuda: $(INSTALLED)  ## Build a wheel with CUDA kernels into dist/cuda/; needs nvcc, no GPU.
+	@command -v "$${CUDACXX:-nvcc}" >/dev/null || { echo "there is no nvcc: install the CUDA toolkit 12.4 or newer, put nvcc on PATH or set CUDACXX" >&2; exit 1; }
+	$(BIN)/pyproject-build --wheel --outdir dist/cuda --config-setting=cmake.define.DYNAMICSEG_CUDA=ON \
+	  --config-setting=cmake.define.DYNAMICSEG_CUDA_ARCHITECTURES="$(CUDA_ARCHITECTURES)" \
+	  --config-setting=wheel.build-tag="1cu$$("$${CUDACXX:-nvcc}" --version | sed -n 's/.*release \([0-9]*\)\.\([0-9]*\).*/\1\2/p')"
 
 .PHONY: clean
 clean:  ## Remove .venv and everything that was built.

@@ -31,6 +31,7 @@ DType dtype_named(const std::string& name) {
   if (name == "float32") return DType::float32;
   if (name == "float64") return DType::float64;
   if (name == "bfloat16") return DType::bfloat16;
+  if (name == "float16") return DType::float16;
   throw std::invalid_argument("no kernel for dtype " + name);
 }
 
@@ -145,7 +146,7 @@ py::dict build_info() {
   py::dict info;
   info["compiler"] = DYNAMICSEG_COMPILER;
   info["build_type"] = DYNAMICSEG_BUILD_TYPE;
-  info["cuda"] = false;
+  info["cuda"] = DYNAMICSEG_WITH_CUDA != 0;
   info["cuda_reason"] = DYNAMICSEG_CUDA_REASON;
   return info;
 }

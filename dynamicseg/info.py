@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from dynamicseg import _native
-from dynamicseg.ops import _runtime
+from dynamicseg.gpu_training import why_no_graph
+from dynamicseg.ops import _cuda, _runtime
 from dynamicseg.segmentation import package_version
 
 _LIBRARIES = ("torch", "numpy", "scikit-image", "pillow", "tifffile", "imagecodecs")
@@ -19,6 +20,8 @@ def collect() -> dict[str, Any]:
     """Facts by name, ready for JSON."""
     _runtime.lend_threads()
     build = _native.build_info()
+    cuda_error = _cuda.load_error()
+    no_graph = why_no_graph(torch.device("cuda"))
     threads = "PyTorch's own OpenMP threads" if _native.uses_openmp() else "threads started for each call"
     return {
         "dynamicseg": package_version(),
@@ -29,8 +32,9 @@ def collect() -> dict[str, Any]:
         "available_instruction_sets": _native.available_instruction_sets(),
         "threads": f"{_native.thread_count()}, {threads}",
         "cpu_backend": _runtime.why(torch.device("cpu")),
-        "cuda_kernels": "yes" if build["cuda"] else f"no: {build['cuda_reason']}",
+        "cuda_kernels": f"no: {cuda_error}" if cuda_error else f"yes: {build['cuda_reason']}",
         "cuda_backend": _runtime.why(torch.device("cuda")),
+        "cuda_training": f"step by step: {no_graph}" if no_graph else "all steps replayed as one CUDA graph",
         "devices": ["cpu", *_cuda_devices()],
     }
 

@@ -38,13 +38,26 @@ class DynamicLoss(nn.Module):
         self.mu = checked_mu(weighting, mu)
         self.reduction = reduction
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, superpixels: Tensor | None = None) -> DynamicLossOutput:
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        superpixels: Tensor | None = None,
+        superpixel_count: int | None = None,
+    ) -> DynamicLossOutput:
         """The loss of ``x`` ``[B, C, H, W]``; ``mask`` and ``superpixels`` ``[B, H, W]`` as in ``ops.dynamic_loss``.
 
         Raises:
             TypeError, ValueError: as in ``ops.dynamic_loss``; also ValueError for the mean over a batch without images.
         """
-        output = ops.dynamic_loss(x, weighting=self.weighting, mu=self.mu, mask=mask, superpixels=superpixels)
+        output = ops.dynamic_loss(
+            x,
+            weighting=self.weighting,
+            mu=self.mu,
+            mask=mask,
+            superpixels=superpixels,
+            superpixel_count=superpixel_count,
+        )
         if self.reduction == "none":
             return output
         if x.shape[0] == 0:

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from dynamicseg.config import Precision, Preset, SegmenterConfig, configure
 from dynamicseg.devices import present_device, present_precision
+from dynamicseg.gpu_training import GpuTrainer
 from dynamicseg.grouping import Grouping
 from dynamicseg.io import as_image, unit_values
 from dynamicseg.resizing import enlarged_labels, reduced, size_within
 from dynamicseg.segmentation import Segmentation, describe_input, relabel_by_area
-from dynamicseg.trainer import OnStep, train_on_image
+from dynamicseg.trainer import OnStep, Trained, train_on_image
 from dynamicseg.training_memory import check_memory, too_large
 from dynamicseg.weighting import Weighting
 
@@ -102,6 +103,11 @@ class Segmenter:
         self.config: SegmenterConfig = config.model_copy(
             update={"device": str(present), "precision": present_precision(config.precision, present)}
         )
+        self._gpu_trainer: GpuTrainer | None = None
+        if present.type == "cuda":
+            # The last bits of the published loop are those of its operations on the CPU.
+            self.config = self.config.model_copy(update={"loss": "fused"})
+            self._gpu_trainer = GpuTrainer(self.config)
 
     def segment(self, image: object, *, channel_axis: int | None = None, on_step: OnStep | None = None) -> Segmentation:
         """Trains on ``image`` and returns its segmentation.
@@ -136,9 +142,8 @@ class Segmenter:
         try:
             grouping = Grouping(values, self.config)
             grouped = time.perf_counter()
-            trained = train_on_image(
+            trained = self._train(
                 torch.from_numpy(values).permute(2, 0, 1)[None].to(device),
-                self.config,
                 on_step,
                 superpixels=_on_device(grouping.superpixels, device),
                 deadline=None if self.config.time_budget is None else started + self.config.time_budget,
@@ -169,6 +174,13 @@ class Segmenter:
             source=os.fspath(image) if isinstance(image, (str, os.PathLike)) else None,
             input=input_file,
         )
+
+    def _train(
+        self, image: Tensor, on_step: OnStep | None, *, superpixels: Tensor | None, deadline: float | None
+    ) -> Trained:
+        if self._gpu_trainer is not None:
+            return self._gpu_trainer.train(image, on_step, superpixels=superpixels, deadline=deadline)
+        return train_on_image(image, self.config, on_step, superpixels=superpixels, deadline=deadline)
 
 
 def segment(

@@ -1,4 +1,4 @@
-"""The training step and the loop around it: no files, no screen."""
+"""The training step and the loop around it on the CPU (for GPUs, see ``gpu_training``): no files, no screen."""
 
 from __future__ import annotations
 
@@ -89,11 +89,7 @@ def _train(
     while True:
         output, backward = loss_and_backward(network, image, config, superpixels)
         history.append(_record(len(history) + 1, output))
-        if not math.isfinite(history[-1]["loss"]):
-            raise ValueError(
-                f"the loss is {history[-1]['loss']} at step {len(history)}: the image's values, from "
-                f"{image.min():g} to {image.max():g}, are too far from 0..1, or the learning rate is too high"
-            )
+        check_finite(history[-1], image)
         if on_step is not None:
             on_step(history[-1])
         stopped = _stopped(history, config, clock)
@@ -102,6 +98,15 @@ def _train(
         optimizer.zero_grad()
         backward()
         optimizer.step()
+
+
+def check_finite(record: StepRecord, image: Tensor) -> None:
+    """ValueError, one line, where training has come to no end."""
+    if not math.isfinite(record["loss"]):
+        raise ValueError(
+            f"the loss is {record['loss']} at step {record['step']}: the image's values, from {image.min():g} to "
+            f"{image.max():g}, are too far from 0..1, or the learning rate is too high"
+        )
 
 
 def _stopped(history: list[StepRecord], config: SegmenterConfig, clock: StepClock) -> Stopped | None:
@@ -113,9 +118,13 @@ def _stopped(history: list[StepRecord], config: SegmenterConfig, clock: StepCloc
 
 
 def loss_and_backward(
-    network: SegmentationNetwork, image: Tensor, config: SegmenterConfig, superpixels: Tensor | None
+    network: SegmentationNetwork,
+    image: Tensor,
+    config: SegmenterConfig,
+    superpixels: Tensor | None,
+    superpixel_count: int | None = None,
 ) -> tuple[DynamicLossOutput, Callable[[], None]]:
-    """The loss, and what then sets the gradients of the parameters."""
+    """The loss, and what then sets the gradients of the parameters. ``superpixel_count``: see ``ops.dynamic_loss``."""
     published = config.loss == "published"
     with torch.autocast(image.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
         response = network(image) if published else network.before_last_norm(image)
@@ -131,6 +140,7 @@ def loss_and_backward(
         weighting=config.weighting,
         mu=config.mu,
         superpixels=superpixels,
+        superpixel_count=superpixel_count,
         eps=norm.eps,
     )
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cuda_on_host
 import numpy as np
 import pytest
 import skimage
@@ -58,6 +59,7 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 @pytest.fixture(
     params=[
         *_native.available_instruction_sets(),
+        "cuda-on-host",
         pytest.param(
             "cuda",
             marks=[
@@ -67,18 +69,37 @@ def device(request: pytest.FixtureRequest) -> torch.device:
         ),
     ]
 )
-def target(request: pytest.FixtureRequest) -> Iterator[torch.device]:
-    """The device of each set of kernels: one for each instruction set of this processor, and CUDA."""
+def target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
+    """The device of each set of kernels: one for each instruction set of this processor, and CUDA.
+
+    The sources of the CUDA kernels also run on the host, on tensors that are on the CPU; see tests/cuda_on_host.
+    """
     before = _native.instruction_set()
     if request.param == "cuda":
         cuda = torch.device("cuda")
         if _runtime.backend_for(cuda) == "reference":
             pytest.skip(_runtime.why(cuda))
         yield cuda
+    elif request.param == "cuda-on-host":
+        with cuda_on_host.kernels(monkeypatch):
+            yield torch.device("cpu")
     else:
         _native.set_instruction_set(request.param)
         yield torch.device("cpu")
     _native.set_instruction_set(before)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests that go over all targets and types leave out float16 on the CPU, which has no kernels for it."""
+
+    def on_cpu(item: pytest.Item) -> bool:
+        params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        return params.get("dtype") == torch.float16 and params.get("target") in _native.available_instruction_sets()
+
+    left_out = [item for item in items if on_cpu(item)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not on_cpu(item)]
 
 
 @pytest.fixture(params=_native.available_instruction_sets())
@@ -108,12 +129,14 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 def tolerances() -> dict[torch.dtype, Tolerance]:
     """How far a kernel may be from the reference in float64, by the dtype of the map.
 
-    Statistics of a bfloat16 map are float32; its gradient is rounded to 8 bits.
+    Statistics of a bfloat16 or float16 map are float32; its gradient is rounded to 8 or 11 bits, and to fewer where it
+    is so small that float16 has no more.
     """
     return {
         torch.float64: Tolerance(statistic=1e-12, gradient=1e-12),
         torch.float32: Tolerance(statistic=2e-6, gradient=1e-5),
         torch.bfloat16: Tolerance(statistic=2e-6, gradient=2**-8),
+        torch.float16: Tolerance(statistic=2e-6, gradient=2**-10),
     }
 
 

@@ -26,6 +26,9 @@ FORMATS = {False: torch.contiguous_format, True: torch.channels_last}
 INSTRUCTION_SETS = _native.available_instruction_sets()
 
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+each_dtype_of_target = pytest.mark.parametrize(
+    "dtype", [*DTYPES, torch.float16], ids=lambda dtype: str(dtype).removeprefix("torch.")
+)
 each_format = pytest.mark.parametrize("channels_last", FORMATS, ids=["contiguous", "channels_last"])
 each_weighting = pytest.mark.parametrize("weighting", WEIGHTINGS)
 

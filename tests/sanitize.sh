@@ -12,7 +12,8 @@ mkdir -p "$1"
 folder=$(cd "$1" && pwd)
 export CXX="${CXX:-g++}"
 
-cmake -S "$root" -B "$folder/build" -DDYNAMICSEG_SANITIZE=ON -DDYNAMICSEG_CUDA=OFF -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+cmake -S "$root" -B "$folder/build" -DDYNAMICSEG_SANITIZE=ON -DDYNAMICSEG_CUDA=OFF -DDYNAMICSEG_CUDA_ON_HOST=ON \
+  -DCMAKE_BUILD_TYPE=RelWithDebInfo \
   -Dpybind11_DIR="$(python -m pybind11 --cmakedir)" -DPython_EXECUTABLE="$(command -v python)" >"$folder/cmake.log"
 cmake --build "$folder/build" --parallel >"$folder/build.log" || { cat "$folder/build.log" >&2; exit 1; }
 
@@ -25,6 +26,7 @@ cp -r "$root/dynamicseg" "$folder/site/dynamicseg"
 cp "$folder"/build/_native*.so "$folder/site/dynamicseg/"
 installed=$(python -P -c 'import sys; print(":".join(path for path in sys.path if path.endswith("-packages")))')
 export PYTHONPATH="$folder/site:$installed"
+export DYNAMICSEG_CUDA_ON_HOST=$folder/build/cuda_on_host
 
 # The runtimes must be there before Python is; libstdc++ too, for the one that intercepts its exceptions.
 runtimes="$("$CXX" -print-file-name=libasan.so) $("$CXX" -print-file-name=libubsan.so)"
@@ -48,4 +50,5 @@ sys.exit(0 if found.startswith('$folder/') else f'this is not the sanitized modu
 cd "$root"
 run python -P -S -m pytest -q --capture=sys -p no:cacheprovider tests/test_dynamic_loss*.py \
   tests/test_relu_batch_norm.py tests/test_batch_norm_dynamic_loss.py tests/test_runtime.py \
+  tests/test_cuda_on_host.py tests/test_arithmetic.py \
   -k "not test_peak_is and not TestKeptMemory and not inductor"

@@ -1,4 +1,4 @@
-"""``ops.batch_norm_dynamic_loss_and_grad`` is batch norm and then the loss: every instruction set, type and format."""
+"""``ops.batch_norm_dynamic_loss_and_grad`` is batch norm and then the loss: every target, type and format."""
 
 from __future__ import annotations
 
@@ -22,9 +22,13 @@ Tolerances = dict[torch.dtype, Tolerance]
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 FORMATS = {False: torch.contiguous_format, True: torch.channels_last}
+CPU = torch.device("cpu")
 NAN, INF = math.nan, math.inf
 
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+each_dtype_of_target = pytest.mark.parametrize(
+    "dtype", [*DTYPES, torch.float16], ids=lambda dtype: str(dtype).removeprefix("torch.")
+)
 each_format = pytest.mark.parametrize("channels_last", FORMATS, ids=["contiguous", "channels_last"])
 
 SHAPES = [
@@ -63,8 +67,13 @@ def blocks(shape: tuple[int, ...]) -> Tensor:
     return numbers.expand(images, -1, -1)
 
 
-def ours(z: Tensor, weight: Tensor, bias: Tensor, **options: Any) -> Result:
-    return Result(*batch_norm_dynamic_loss_and_grad(z, weight, bias, **options))
+def ours(z: Tensor, weight: Tensor, bias: Tensor, target: torch.device = CPU, **options: Any) -> Result:
+    """What the op makes of them on ``target``, back on the CPU."""
+    moved: dict[str, Any] = {
+        name: option.to(target) if isinstance(option, Tensor) else option for name, option in options.items()
+    }
+    output, grads = batch_norm_dynamic_loss_and_grad(z.to(target), weight.to(target), bias.to(target), **moved)
+    return Result(DynamicLossOutput(*(part.cpu() for part in output)), tuple(grad.cpu() for grad in grads))
 
 
 def true_result(z: Tensor, weight: Tensor, bias: Tensor, **options: Any) -> Result:
@@ -74,7 +83,7 @@ def true_result(z: Tensor, weight: Tensor, bias: Tensor, **options: Any) -> Resu
     return Result(output._replace(loss=output.loss.detach()), torch.autograd.grad(output.loss.mean(), leaves))
 
 
-# Computed once for all instruction sets.
+# Computed once for all targets.
 @functools.cache
 def case(shape: tuple[int, ...], dtype: torch.dtype, masked: bool, united: bool) -> tuple[dict[str, Any], Result]:
     options: dict[str, Any] = {
@@ -105,11 +114,11 @@ def assert_same_bits(actual: Result, expected: Result) -> None:
 
 class TestAgainstReference:
     @each_format
-    @each_dtype
+    @each_dtype_of_target
     @pytest.mark.parametrize("shape", SHAPES, ids=str)
     def test_shapes(
         self,
-        instruction_set: str,
+        target: torch.device,
         shape: tuple[int, ...],
         dtype: torch.dtype,
         channels_last: bool,
@@ -117,26 +126,26 @@ class TestAgainstReference:
     ) -> None:
         for masked, united in [(False, False), (True, False), (True, True)]:
             options, expected = case(shape, dtype, masked, united)
-            actual = ours(*head(shape, dtype, channels_last), **options)
+            actual = ours(*head(shape, dtype, channels_last), target, **options)
             assert_close(actual, expected, tolerances[dtype])
 
     @each_format
-    @each_dtype
+    @each_dtype_of_target
     def test_gradients_larger_than_the_caches(
-        self, instruction_set: str, dtype: torch.dtype, channels_last: bool, tolerances: Tolerances
+        self, target: torch.device, dtype: torch.dtype, channels_last: bool, tolerances: Tolerances
     ) -> None:
         options, expected = case(LARGE, dtype, True, True)
         z, weight, bias = head(LARGE, dtype, channels_last)
         assert z.nbytes >= 4 << 20
-        actual = ours(z, weight, bias, **options)
+        actual = ours(z, weight, bias, target, **options)
         assert_close(actual, expected, tolerances[dtype])
         assert actual.grads[0].stride() == z.stride()
         assert actual.grads[0].dtype == dtype
 
     @each_format
-    def test_one_channel_is_one_label(self, instruction_set: str, channels_last: bool, tolerances: Tolerances) -> None:
+    def test_one_channel_is_one_label(self, target: torch.device, channels_last: bool, tolerances: Tolerances) -> None:
         z, weight, bias = head((2, 1, 7, 33), torch.float32, channels_last)
-        actual = ours(z, weight, bias)
+        actual = ours(z, weight, bias, target)
         assert actual.output.labels.eq(0).all()
         assert actual.output.label_counts.tolist() == [1, 1]
         torch.testing.assert_close(actual.output.similarity, torch.zeros(2), rtol=0, atol=1e-6)
@@ -147,26 +156,28 @@ class TestAgainstReference:
     @each_format
     @pytest.mark.parametrize("options", [{}, {"weighting": "scf", "mu": 3.0}], ids=["defaults", "scf"])
     def test_two_ops_one_after_the_other(
-        self, instruction_set: str, channels_last: bool, options: dict[str, Any], tolerances: Tolerances
+        self, target: torch.device, channels_last: bool, options: dict[str, Any], tolerances: Tolerances
     ) -> None:
         z, weight, bias = head((2, 20, 31, 47), torch.float32, channels_last)
-        leaves = [leaf.requires_grad_() for leaf in (z, weight, bias)]
+        leaves = [leaf.to(target).requires_grad_() for leaf in (z, weight, bias)]
         x = relu_batch_norm(*leaves, relu=False)
         output, grad_x = dynamic_loss_and_grad(x, **options)
         assert_close(
-            ours(z, weight, bias, **options),
+            ours(z, weight, bias, target, **options),
             Result(
-                DynamicLossOutput(*(part.double() if part.is_floating_point() else part for part in output)),
-                torch.autograd.grad(x, leaves, grad_x),
+                DynamicLossOutput(
+                    *(part.cpu().double() if part.is_floating_point() else part.cpu() for part in output)
+                ),
+                tuple(grad.cpu() for grad in torch.autograd.grad(x, leaves, grad_x)),
             ),
             tolerances[z.dtype],
         )
 
     @each_format
-    def test_a_mean_far_from_0(self, instruction_set: str, channels_last: bool) -> None:
+    def test_a_mean_far_from_0(self, target: torch.device, channels_last: bool) -> None:
         z, weight, bias = head((1, 20, 30, 40), torch.float32, channels_last)
         z += 1e3
-        actual, expected = ours(z, weight, bias), true_result(z, weight, bias)
+        actual, expected = ours(z, weight, bias, target), true_result(z, weight, bias)
         # float32 has steps of 6e-5 at 1000, and means are float32.
         assert (actual.output.labels == expected.output.labels).float().mean() > 0.999
         torch.testing.assert_close(actual.output.loss.double(), expected.output.loss, rtol=1e-4, atol=0)
@@ -175,12 +186,12 @@ class TestAgainstReference:
     @each_format
     @each_dtype
     def test_constant_channels(
-        self, instruction_set: str, dtype: torch.dtype, channels_last: bool, tolerances: Tolerances
+        self, target: torch.device, dtype: torch.dtype, channels_last: bool, tolerances: Tolerances
     ) -> None:
         z, weight, bias = head((1, 19, 9, 40), dtype, channels_last)
         z[:, ::2] = 3.0
         weight[::4] = 0  # a channel that its weight makes constant, too
-        actual, expected = ours(z, weight, bias), true_result(z, weight, bias)
+        actual, expected = ours(z, weight, bias, target), true_result(z, weight, bias)
         assert torch.equal(actual.output.labels, expected.output.labels)
         torch.testing.assert_close(actual.output.loss.double(), expected.output.loss, rtol=1e-5, atol=0)
         moving = slice(1, None, 2)
@@ -191,14 +202,14 @@ class TestAgainstReference:
     @each_dtype
     @pytest.mark.parametrize("value", [NAN, INF, -INF])
     def test_numbers_that_are_not_finite(
-        self, instruction_set: str, value: float, dtype: torch.dtype, channels_last: bool
+        self, target: torch.device, value: float, dtype: torch.dtype, channels_last: bool
     ) -> None:
         # They make their whole channel NaN, whose first one then has every label.
         z, weight, bias = head((1, 18, 7, 33), dtype, channels_last)
         z[0, 4, 3, 20] = value
         z[0, 9, 1, 1] = value
         for options in ({}, {"superpixels": blocks(z.shape)}, {"mask": holes(z.shape)}):
-            actual = ours(z, weight, bias, **options)
+            actual = ours(z, weight, bias, target, **options)
             valid = options.get("mask", torch.ones(1, 7, 33, dtype=torch.bool))
             assert actual.output.labels[valid].eq(4).all()
             assert actual.output.loss.isnan().all()
@@ -222,7 +233,7 @@ class TestMemory:
         whole, weight, bias = head((2, 20, 24, 30), dtype, channels_last)
         z = VIEWS[view](whole)
         parameters = weight[: z.shape[1]], bias[: z.shape[1]]
-        options = {"mask": holes(z.shape)}
+        options: dict[str, Any] = {"mask": holes(z.shape)}
         dense = z.contiguous(memory_format=FORMATS[channels_last])
         assert_same_bits(ours(z, *parameters, **options), ours(dense, *parameters, **options))
 
@@ -244,7 +255,8 @@ class TestDeterminism:
         self, shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool, threads: Callable[[int], None]
     ) -> None:
         arguments = head(shape, dtype, channels_last)
-        for options in ({"mask": holes(shape)}, {"superpixels": blocks(shape)}):
+        several: list[dict[str, Any]] = [{"mask": holes(shape)}, {"superpixels": blocks(shape)}]
+        for options in several:
             first = ours(*arguments, **options)
             for count in (1, 2, 3):
                 threads(count)
@@ -289,7 +301,7 @@ class TestTorchLibrary:
         z, weight, bias = head((2, 5, 6, 7), dtype, channels_last)
         mask, superpixels = (holes(z.shape), blocks(z.shape)) if options else (None, None)
         op = torch.ops.dynamicseg.batch_norm_dynamic_loss_and_grad
-        torch.library.opcheck(op, (z, weight, bias, mask, superpixels, "scf", 50.0, 1e-5))
+        torch.library.opcheck(op, (z, weight, bias, mask, superpixels, None, "scf", 50.0, 1e-5))
 
     @each_dtype
     def test_plain_pytorch_where_it_is_chosen(self, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from dynamic_loss_cases import (
     blocks,
     differentiate,
     each_dtype,
+    each_dtype_of_target,
     each_format,
     each_way,
     each_weighting,
@@ -66,7 +67,7 @@ def case(
 
 class TestAgainstReference:
     @each_format
-    @each_dtype
+    @each_dtype_of_target
     @pytest.mark.parametrize("shape", SHAPES, ids=str)
     def test_shapes(
         self,
@@ -84,7 +85,7 @@ class TestAgainstReference:
                 assert_close(way(x, **to_device(options, target)), expected, tolerances[dtype])
 
     @each_format
-    @each_dtype
+    @each_dtype_of_target
     @pytest.mark.parametrize("image", LARGE_IMAGES, ids=str)
     def test_gradients_larger_than_the_caches(
         self,
@@ -116,7 +117,7 @@ class TestAgainstReference:
 
     @each_way
     @each_format
-    @each_dtype
+    @each_dtype_of_target
     def test_ties_go_to_the_lowest_label(
         self, way: Way, target: torch.device, dtype: torch.dtype, channels_last: bool, tolerances: Tolerances
     ) -> None:

@@ -143,15 +143,15 @@ class TestTorchLibrary:
         superpixels = blocks(x.shape) if "superpixels" in options else None
         namespace = torch.ops.dynamicseg
         for leaf in (x, x.clone().requires_grad_()):
-            torch.library.opcheck(namespace.dynamic_loss, (leaf, mask, superpixels, "fsf", 15.0))
-        torch.library.opcheck(namespace.dynamic_loss_and_grad, (x, mask, superpixels, "scf", 50.0))
+            torch.library.opcheck(namespace.dynamic_loss, (leaf, mask, superpixels, None, "fsf", 15.0))
+        torch.library.opcheck(namespace.dynamic_loss_and_grad, (x, mask, superpixels, None, "scf", 50.0))
         _, _, _, weight, _, labels, logsumexp = namespace.dynamic_loss(x, mask, superpixels, "fixed", 1.0)
         arguments = (torch.ones_like(weight), x, mask, labels, logsumexp, weight)
         torch.library.opcheck(namespace.dynamic_loss_backward, arguments)
 
     def test_opcheck_of_large_results(self) -> None:
         x = response_map((1, 100, 110, 101))
-        torch.library.opcheck(torch.ops.dynamicseg.dynamic_loss_and_grad, (x, None, None, "scf", 50.0))
+        torch.library.opcheck(torch.ops.dynamicseg.dynamic_loss_and_grad, (x, None, None, None, "scf", 50.0))
 
     # PyTorch's own, while it loads inductor.
     @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -1,38 +1,60 @@
-"""``_native.pyi`` says what the compiled module has, no more and no less."""
+"""``_native.pyi`` and ``_native_cuda.pyi`` say what the compiled modules have, no more and no less."""
 
 from __future__ import annotations
 
 import ast
+import functools
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
 
+import cuda_on_host
 import pytest
 
 import dynamicseg
 from dynamicseg import _native
 
-STUB = ast.parse((Path(dynamicseg.__file__).parent / "_native.pyi").read_text(encoding="utf-8"))
+
+class Stub(NamedTuple):
+    typed_dicts: dict[str, ast.ClassDef]
+    compiled_classes: dict[str, ast.ClassDef]
+    functions: dict[str, ast.FunctionDef]
+    """Methods among them, as ``Class.method``."""
+
+
+@functools.cache
+def stub_of(name: str) -> Stub:
+    body = ast.parse((Path(dynamicseg.__file__).parent / f"{name}.pyi").read_text(encoding="utf-8")).body
+    classes = {node.name: node for node in body if isinstance(node, ast.ClassDef)}
+    typed_dicts = {name: node for name, node in classes.items() if is_typed_dict(node)}
+    compiled = {name: node for name, node in classes.items() if name not in typed_dicts}
+    methods = {
+        f"{name}.{method.name}": method
+        for name, node in compiled.items()
+        for method in node.body
+        if isinstance(method, ast.FunctionDef) and method.name != "__buffer__"  # a slot: it has no signature
+    }
+    return Stub(
+        typed_dicts, compiled, {node.name: node for node in body if isinstance(node, ast.FunctionDef)} | methods
+    )
 
 
 def is_typed_dict(node: ast.ClassDef) -> bool:
     return [base.id for base in node.bases if isinstance(base, ast.Name)] == ["TypedDict"]
 
 
-CLASSES = {node.name: node for node in STUB.body if isinstance(node, ast.ClassDef)}
-TYPED_DICTS = {name: node for name, node in CLASSES.items() if is_typed_dict(node)}
-COMPILED_CLASSES = {name: node for name, node in CLASSES.items() if name not in TYPED_DICTS}
-FUNCTIONS = {node.name: node for node in STUB.body if isinstance(node, ast.FunctionDef)}
-METHODS = {
-    f"{name}.{method.name}": method
-    for name, node in COMPILED_CLASSES.items()
-    for method in node.body
-    if isinstance(method, ast.FunctionDef) and method.name != "__buffer__"  # a slot: it has no signature
-}
+STUBS = ["_native", "_native_cuda"]
+FUNCTIONS = [(stub, name) for stub in STUBS for name in stub_of(stub).functions]
 
 
-def compiled_signature(name: str) -> ast.FunctionDef:
+def module_of(name: str) -> ModuleType:
+    """The compiled module. That of CUDA is made of the same source where there is no nvcc."""
+    return _native if name == "_native" else cuda_on_host.module()
+
+
+def compiled_signature(stub: str, name: str) -> ast.FunctionDef:
     """What pybind11 writes into the first line of the docstring."""
-    found: Any = _native
+    found: Any = module_of(stub)
     for part in name.split("."):
         found = getattr(found, part)
     (signature,) = ast.parse(f"def {found.__doc__.splitlines()[0]}: ...").body
@@ -45,44 +67,47 @@ def parameter_names(function: ast.FunctionDef) -> dict[str, list[str]]:
     return {
         "positional": [a.arg for a in (*arguments.posonlyargs, *arguments.args) if a.arg != "self"],
         "keyword only": [a.arg for a in arguments.kwonlyargs],
+        "with a default": [a.arg for a, b in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if b],
     }
 
 
-def test_names() -> None:
-    public = {name for name in dir(_native) if not name.startswith("_")}
-    assert public == COMPILED_CLASSES.keys() | FUNCTIONS.keys()
+@pytest.mark.parametrize("stub", STUBS)
+def test_names(stub: str) -> None:
+    public = {name for name in dir(module_of(stub)) if not name.startswith("_")}
+    top_level = {name for name in stub_of(stub).functions if "." not in name}
+    assert public == stub_of(stub).compiled_classes.keys() | top_level
 
 
-@pytest.mark.parametrize("name", [*FUNCTIONS, *METHODS])
-def test_parameters(name: str) -> None:
-    stub = (FUNCTIONS | METHODS)[name]
-    assert parameter_names(stub) == parameter_names(compiled_signature(name))
+@pytest.mark.parametrize(("stub", "name"), FUNCTIONS)
+def test_parameters(stub: str, name: str) -> None:
+    assert parameter_names(stub_of(stub).functions[name]) == parameter_names(compiled_signature(stub, name))
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_what_returns_nothing(name: str) -> None:
+@pytest.mark.parametrize(("stub", "name"), [(stub, name) for stub, name in FUNCTIONS if "." not in name])
+def test_what_returns_nothing(stub: str, name: str) -> None:
     def returns_nothing(function: ast.FunctionDef) -> bool:
         return isinstance(function.returns, ast.Constant) and function.returns.value is None
 
-    assert returns_nothing(FUNCTIONS[name]) == returns_nothing(compiled_signature(name))
+    assert returns_nothing(stub_of(stub).functions[name]) == returns_nothing(compiled_signature(stub, name))
 
 
 def test_result_memory_is_a_writable_buffer_of_bytes() -> None:
-    assert "ResultMemory" in COMPILED_CLASSES
+    assert "ResultMemory" in stub_of("_native").compiled_classes
     view = memoryview(_native.ResultMemory(4096))
     assert (view.nbytes, view.format, view.readonly) == (4096, "B", False)
     view[4095] = 7
     assert view[4095] == 7
 
 
-def test_build_info() -> None:
+@pytest.mark.parametrize("stub", STUBS)
+def test_build_info(stub: str) -> None:
     wanted = {
         field.target.id: field.annotation.id
-        for field in TYPED_DICTS["BuildInfo"].body
+        for field in stub_of(stub).typed_dicts["BuildInfo"].body
         if isinstance(field, ast.AnnAssign)
         and isinstance(field.target, ast.Name)
         and isinstance(field.annotation, ast.Name)
     }
-    info = _native.build_info()
+    info = module_of(stub).build_info()
     assert {name: type(value).__name__ for name, value in info.items()} == wanted
     assert all(value != "" for value in info.values())

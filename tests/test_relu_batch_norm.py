@@ -1,4 +1,4 @@
-"""``ops.relu_batch_norm`` is ``reference.relu_batch_norm``: the kernels of every instruction set, type and format."""
+"""``ops.relu_batch_norm`` is ``reference.relu_batch_norm``: the kernels of every target, type and format."""
 
 from __future__ import annotations
 
@@ -21,9 +21,13 @@ Tolerances = dict[torch.dtype, Tolerance]
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 FORMATS = {False: torch.contiguous_format, True: torch.channels_last}
+CPU = torch.device("cpu")
 NAN, INF = math.nan, math.inf
 
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+each_dtype_of_target = pytest.mark.parametrize(
+    "dtype", [*DTYPES, torch.float16], ids=lambda dtype: str(dtype).removeprefix("torch.")
+)
 each_format = pytest.mark.parametrize("channels_last", FORMATS, ids=["contiguous", "channels_last"])
 with_and_without_relu = pytest.mark.parametrize("relu", [True, False], ids=["relu", "no relu"])
 
@@ -58,12 +62,17 @@ def differentiate(
     return dict(zip(("y", "grad_x", "grad_weight", "grad_bias"), (y.detach(), *grads), strict=True))
 
 
-ours = functools.partial(differentiate, relu_batch_norm)
+def ours(
+    x: Tensor, weight: Tensor, bias: Tensor, grad_y: Tensor, relu: bool = True, target: torch.device = CPU
+) -> dict[str, Tensor]:
+    """What the op makes of them on ``target``, back on the CPU."""
+    results = differentiate(relu_batch_norm, x.to(target), weight.to(target), bias.to(target), grad_y.to(target), relu)
+    return {name: value.cpu() for name, value in results.items()}
 
 
 @functools.cache
 def case(shape: tuple[int, ...], dtype: torch.dtype, relu: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Arguments, and what the reference makes of their very values in float64; once for all instruction sets."""
+    """Arguments, and what the reference makes of their very values in float64; once for all targets."""
     arguments = layer(shape, dtype)
     in_double = {name: value.double() for name, value in arguments.items()}
     return arguments, differentiate(reference.relu_batch_norm, **in_double, relu=relu)
@@ -82,11 +91,11 @@ def assert_same_bits(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> 
 class TestAgainstReference:
     @with_and_without_relu
     @each_format
-    @each_dtype
+    @each_dtype_of_target
     @pytest.mark.parametrize("shape", SHAPES, ids=str)
     def test_shapes(
         self,
-        instruction_set: str,
+        target: torch.device,
         shape: tuple[int, ...],
         dtype: torch.dtype,
         channels_last: bool,
@@ -95,20 +104,20 @@ class TestAgainstReference:
     ) -> None:
         arguments, expected = case(shape, dtype, relu)
         x, grad_y = (arguments[name].contiguous(memory_format=FORMATS[channels_last]) for name in ("x", "grad_y"))
-        actual = ours(x, arguments["weight"], arguments["bias"], grad_y, relu)
+        actual = ours(x, arguments["weight"], arguments["bias"], grad_y, relu, target)
         assert_close(actual, expected, tolerances[dtype])
         assert actual["y"].dtype == actual["grad_x"].dtype == dtype
         assert actual["y"].stride() == actual["grad_x"].stride() == x.stride()
 
     @each_format
-    @each_dtype
+    @each_dtype_of_target
     def test_results_larger_than_the_caches(
-        self, instruction_set: str, dtype: torch.dtype, channels_last: bool, tolerances: Tolerances
+        self, target: torch.device, dtype: torch.dtype, channels_last: bool, tolerances: Tolerances
     ) -> None:
         arguments, expected = case(LARGE, dtype, True)
         x, grad_y = (arguments[name].contiguous(memory_format=FORMATS[channels_last]) for name in ("x", "grad_y"))
         assert x.nbytes >= 4 << 20
-        actual = ours(x, arguments["weight"], arguments["bias"], grad_y)
+        actual = ours(x, arguments["weight"], arguments["bias"], grad_y, target=target)
         assert_close(actual, expected, tolerances[dtype])
         assert actual["y"].stride() == actual["grad_x"].stride() == x.stride()
 
@@ -125,7 +134,7 @@ class TestAgainstReference:
 
     @each_format
     def test_a_mean_far_from_0_costs_no_digits_of_the_variance(
-        self, instruction_set: str, channels_last: bool, tolerances: Tolerances
+        self, target: torch.device, channels_last: bool, tolerances: Tolerances
     ) -> None:
         # The first pixels are far from the others, so that no single value could stand in for the mean.
         arguments = layer((1, 20, 60, 70), torch.float32, channels_last)
@@ -133,7 +142,7 @@ class TestAgainstReference:
         arguments["x"][:, :, 0, :2] -= 900
         in_double = {name: value.double() for name, value in arguments.items()}
         expected = differentiate(reference.relu_batch_norm, **in_double)
-        actual = ours(**arguments)
+        actual = ours(**arguments, target=target)
         # float32 has steps of 6e-5 at 1000, and means are float32.
         torch.testing.assert_close(actual["y"].double(), expected["y"], rtol=0, atol=1e-4)
         assert_gradients_close(actual["grad_weight"], expected["grad_weight"], 1e-4)
@@ -143,11 +152,11 @@ class TestAgainstReference:
     @each_dtype
     @pytest.mark.parametrize("value", [0.0, 3.0, -2.0, 1e30, 0.1])
     def test_constant_channels_give_the_bias(
-        self, instruction_set: str, value: float, dtype: torch.dtype, channels_last: bool
+        self, target: torch.device, value: float, dtype: torch.dtype, channels_last: bool
     ) -> None:
         arguments = layer((2, 19, 9, 40), dtype, channels_last)
         arguments["x"][:, ::2] = value
-        actual = ours(**arguments)
+        actual = ours(**arguments, target=target)
         bias = arguments["bias"][::2, None, None].to(dtype).expand(2, -1, 9, 40)
         assert torch.equal(actual["y"][:, ::2], bias)
         assert all(part.isfinite().all() for part in actual.values())
@@ -158,12 +167,12 @@ class TestAgainstReference:
     @each_dtype
     @pytest.mark.parametrize("value", [NAN, INF, -INF])
     def test_numbers_that_are_not_finite_stay_in_their_channels(
-        self, instruction_set: str, value: float, dtype: torch.dtype, channels_last: bool
+        self, target: torch.device, value: float, dtype: torch.dtype, channels_last: bool
     ) -> None:
         arguments = layer((1, 18, 7, 33), dtype, channels_last)
-        clean = ours(**arguments)
+        clean = ours(**arguments, target=target)
         arguments["x"][0, 4, 3, 20] = value
-        actual = ours(**arguments)
+        actual = ours(**arguments, target=target)
         theirs = differentiate(reference.relu_batch_norm, **arguments)
         others = [c for c in range(18) if c != 4]
         for name, part in actual.items():
@@ -174,9 +183,10 @@ class TestAgainstReference:
             )
         assert torch.equal(actual["y"][0, 4].isnan(), theirs["y"][0, 4].isnan())
 
-    def test_two_values_are_one_above_and_one_below(self, instruction_set: str) -> None:
-        y = relu_batch_norm(torch.tensor([1.0, 5.0]).view(1, 1, 1, 2), torch.tensor([3.0]), torch.tensor([0.5]))
-        torch.testing.assert_close(y.flatten(), torch.tensor([-2.5, 3.5]), rtol=1e-5, atol=0)
+    def test_two_values_are_one_above_and_one_below(self, target: torch.device) -> None:
+        x = torch.tensor([1.0, 5.0], device=target).view(1, 1, 1, 2)
+        y = relu_batch_norm(x, torch.tensor([3.0], device=target), torch.tensor([0.5], device=target))
+        torch.testing.assert_close(y.flatten().cpu(), torch.tensor([-2.5, 3.5]), rtol=1e-5, atol=0)
 
 
 # A view of a map [2, 20, 24, 30], and the formats of the map in which it is read where it lies.
@@ -376,19 +386,20 @@ def test_mistakes_say_what_was_passed_and_what_is_wanted(mistake: str) -> None:
 
 @each_format
 @pytest.mark.parametrize("column", ["expanded gradient", "every third column"])
-def test_one_column_with_any_stride_along_its_width(instruction_set: str, channels_last: bool, column: str) -> None:
+def test_one_column_with_any_stride_along_its_width(target: torch.device, channels_last: bool, column: str) -> None:
     """Such a map counts as contiguous whatever its stride is; the kernels must not take it for 1."""
     generator = torch.Generator().manual_seed(0)
-    wide = torch.randn(2, 4, 64, 3, generator=generator, dtype=torch.float64)
+    wide = torch.randn(2, 4, 64, 3, generator=generator, dtype=torch.float64).to(target)
     wide = wide.contiguous(memory_format=FORMATS[channels_last])
     x = wide[..., :1].clone(memory_format=FORMATS[channels_last])
-    grad_y = torch.ones((), dtype=torch.float64).expand_as(x)
+    grad_y = torch.ones((), dtype=torch.float64, device=target).expand_as(x)
     if column == "every third column":
         x, grad_y = wide[..., ::3], wide.flip(2)[..., ::3]
     results = []
     for op in (relu_batch_norm, reference.relu_batch_norm):
         leaf = x.detach().requires_grad_()
-        y = op(leaf, torch.linspace(1, 2, 4, dtype=torch.float64), torch.zeros(4, dtype=torch.float64))
+        weight = torch.linspace(1, 2, 4, dtype=torch.float64, device=target)
+        y = op(leaf, weight, torch.zeros_like(weight))
         results.append((y, *torch.autograd.grad(y, leaf, grad_y)))
-    for ours, wanted in zip(*results, strict=True):
-        torch.testing.assert_close(ours, wanted, rtol=1e-9, atol=1e-9)
+    for found, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)

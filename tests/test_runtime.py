@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import re
 import shutil
 import subprocess
 import sys
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import torch
 
 import dynamicseg
 from dynamicseg import _native
-from dynamicseg.ops import _runtime, dynamic_loss, dynamic_loss_and_grad
+from dynamicseg.ops import _cuda, _runtime, dynamic_loss, dynamic_loss_and_grad
 
 RunPython = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -30,22 +32,85 @@ def native_threads() -> Iterator[None]:
     _native.set_threads(1, 0)
 
 
+@pytest.fixture
+def problem_forgotten() -> Iterator[None]:
+    """What is known of the CUDA kernels is found again in this test, and after it."""
+    for known in (_cuda.load_error, _cuda._problem_of_device):
+        known.cache_clear()
+    yield
+    for known in (_cuda.load_error, _cuda._problem_of_device):
+        getattr(known, "cache_clear", lambda: None)()
+
+
 class TestBackend:
     def test_native_kernels_on_the_cpu(self) -> None:
         assert _runtime.backend_for(CPU) == "cpu"
         assert _runtime.why(CPU) == f"native kernels, {_native.instruction_set()}"
 
-    def test_plain_pytorch_elsewhere_with_the_reason(self) -> None:
+    def test_plain_pytorch_elsewhere_with_the_reason(
+        self, problem_forgotten: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         cuda = torch.device("cuda")
+        monkeypatch.setattr(_native, "build_info", lambda: {"cuda": False, "cuda_reason": "no nvcc was there"})
         assert _runtime.backend_for(cuda) == "reference"
-        assert _runtime.why(cuda) == f"plain PyTorch, because {_native.build_info()['cuda_reason']}"
+        assert _runtime.why(cuda) == "plain PyTorch, because no nvcc was there"
+        assert _runtime.backend_for(torch.device("meta")) == "reference"
+
+    def test_a_cuda_module_that_does_not_load_is_the_reason(
+        self, problem_forgotten: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(_native, "build_info", lambda: {"cuda": True, "cuda_reason": ""})
+        monkeypatch.setitem(sys.modules, "dynamicseg._native_cuda", None)
+        monkeypatch.delattr(dynamicseg, "_native_cuda", raising=False)
+        assert _runtime.backend_for(torch.device("cuda")) == "reference"
+        assert re.search(r"because the CUDA module cannot be loaded \(.+\)$", _runtime.why(torch.device("cuda")))
+
+    def test_no_gpu_is_the_reason(self, problem_forgotten: None, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(_cuda, "load_error", lambda: "")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        assert _runtime.why(torch.device("cuda")) == "plain PyTorch, because PyTorch finds no CUDA GPU"
+
+    def test_a_gpu_that_the_kernels_cannot_run_on_is_the_reason(
+        self, problem_forgotten: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        module = types.SimpleNamespace(
+            problem_of_current_device=lambda: "no kernel image is available",
+            build_info=lambda: {"architectures": "90-real"},
+        )
+        monkeypatch.setattr(_cuda, "load_error", lambda: "")
+        monkeypatch.setitem(sys.modules, "dynamicseg._native_cuda", module)
+        monkeypatch.setattr(dynamicseg, "_native_cuda", module, raising=False)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+        monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Some GPU")
+        for device in ("cuda", "cuda:0"):
+            assert _runtime.backend_for(torch.device(device)) == "reference"
+            assert _runtime.why(torch.device(device)).endswith(
+                "because the kernels, compiled for 90-real, cannot run on Some GPU: no kernel image is available"
+            )
+        module.problem_of_current_device = lambda: ""
+        _cuda._problem_of_device.cache_clear()
+        assert _runtime.backend_for(torch.device("cuda:0")) == "cuda"
+        assert _runtime.why(torch.device("cuda:0")) == "native kernels, CUDA"
+
+    def test_the_cuda_module_is_left_alone_until_a_gpu_is_used(self, run_python: RunPython) -> None:
+        done = run_python("""
+import sys
+import torch
+import dynamicseg
+
+dynamicseg.DynamicLoss()(torch.randn(1, 3, 4, 5))
+assert "dynamicseg._native_cuda" not in sys.modules
+""")
+        assert done.returncode == 0, done.stderr
 
     def test_reference_by_environment(self, run_python: RunPython) -> None:
         done = run_python(
             """
 import torch
 from dynamicseg import _native, reference
-from dynamicseg.ops import _runtime, dynamic_loss, dynamic_loss_and_grad
+from dynamicseg.ops import _cuda, _runtime, dynamic_loss, dynamic_loss_and_grad
 
 del _native.DynamicLossParams  # without it no kernel can be called
 x = torch.randn(2, 5, 6, 7).requires_grad_()
@@ -201,7 +266,7 @@ class TestThreads:
 import os, signal
 import torch
 from dynamicseg import _native
-from dynamicseg.ops import _runtime, dynamic_loss_and_grad
+from dynamicseg.ops import _cuda, _runtime, dynamic_loss_and_grad
 
 torch.set_num_threads(2)
 maps = [torch.randn(1, 16, 64, 64), torch.randn(1, 16, 280, 290)]

@@ -99,7 +99,7 @@ def test_gradcheck_and_opcheck() -> None:
     x, superpixels, mask = example((2, 4, 3, 5), torch.float64, False, True)
     loss = DynamicLoss("scf")
     assert torch.autograd.gradcheck(lambda leaf: loss(leaf, mask, superpixels).loss, (x.requires_grad_(),))
-    arguments = (x, mask, superpixels, "scf", 50.0)
+    arguments = (x, mask, superpixels, None, "scf", 50.0)
     torch.library.opcheck(torch.ops.dynamicseg.dynamic_loss, arguments)
     torch.library.opcheck(torch.ops.dynamicseg.dynamic_loss_and_grad, (x.detach(), *arguments[1:]))
 

@@ -1,17 +1,51 @@
 #!/usr/bin/env bash
-# The wheel in the folder given, installed into an empty environment, runs without the repository.
+# The wheel in the folder given, installed into an empty environment, runs without the repository. A wheel with CUDA
+# kernels needs no CUDA library: it brings its runtime, and finds the driver, if there is one, by itself.
 set -euo pipefail
 repository=$(cd "$(dirname "$0")/.." && pwd)
 dist=$(cd "$1" && pwd)
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
+wheels=("$dist"/dynamicseg-*.whl)
+[ ${#wheels[@]} -eq 1 ] || { echo "$dist holds ${#wheels[@]} wheels: one is wanted" >&2; exit 1; }
+wheel=${wheels[0]}
+ls -l "$wheel"
+unpacked=$scratch/unpacked
+"$repository/.venv/bin/python" -m zipfile -e "$wheel" "$unpacked"
+megabytes() { du -m "$1" | cut -f 1; }
+
+case $wheel in
+  */dynamicseg-*-1cu[0-9]*-*.whl) with_cuda=1 limit=60 ;;
+  *) with_cuda=0 limit=5 ;;
+esac
+size=$(megabytes "$wheel")
+[ "$size" -le $limit ] || { echo "the wheel has $size MB: at most $limit are wanted" >&2; exit 1; }
+if find "$unpacked" -name '*on_host*' | grep .; then
+  echo "these are for tests alone, and in no wheel" >&2
+  exit 1
+fi
+modules=("$unpacked"/dynamicseg/_native*.so)
+[ ${#modules[@]} -eq $((1 + with_cuda)) ] || { echo "the wheel holds ${modules[*]}" >&2; exit 1; }
+for module in "${modules[@]}"; do
+  libraries=$(objdump -p "$module" | sed -n 's/^ *NEEDED *//p')
+  if grep -E 'cuda|nvrtc|torch|gomp|python' <<<"$libraries"; then
+    echo "$(basename "$module") is linked with these: it must run where there are none" >&2
+    exit 1
+  fi
+  exported=$(nm -D --defined-only "$module" | awk '$2 == "T" { print $3 }')
+  [[ "$exported" =~ ^PyInit__native(_cuda)?$ ]] || { echo "$(basename "$module") exports $exported" >&2; exit 1; }
+done
+
 "$repository/.venv/bin/python" -m venv "$scratch/venv"
 export PIP_CONSTRAINT=$repository/constraints.txt
 "$scratch/venv/bin/python" -m pip install --quiet --disable-pip-version-check torch
-"$scratch/venv/bin/python" -m pip install --quiet --disable-pip-version-check "$dist"/dynamicseg-*.whl
+"$scratch/venv/bin/python" -m pip install --quiet --disable-pip-version-check "$wheel"
 cd "$scratch"
-venv/bin/dynamicseg info
+venv/bin/dynamicseg info | tee info.txt
+if [ $with_cuda = 1 ]; then
+  grep -E 'cuda[_ ]kernels.*yes' info.txt >/dev/null || { echo "the CUDA module does not load" >&2; exit 1; }
+fi
 venv/bin/python -c 'import skimage.data, PIL.Image; PIL.Image.fromarray(skimage.data.chelsea()[::4, ::4]).save("chelsea.png")'
 venv/bin/dynamicseg segment chelsea.png -o out --max-steps 3 --verbose
 test -s out/chelsea_labels.png -a -s out/chelsea_overlay.png -a -s out/chelsea.json

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <stdexcept>
 #include <vector>
 
 #include "core/arithmetic.h"
@@ -30,8 +31,6 @@ DynamicLossKernels kernels_of_active_instruction_set(const DynamicLossParams& pa
       return normalised ? baseline::batch_norm_dynamic_loss_kernels(params) : baseline::dynamic_loss_kernels(params);
   }
 }
-
-std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 // All images of a batch cut into tiles, image after image, row after row.
 class Tiling {
@@ -179,9 +178,11 @@ double similarity_to_labels(const DynamicLossParams& params, const Tile& tile) {
     case DType::float64:
       return similarity_to_labels_of<double, double>(params, tile);
     case DType::bfloat16:
+      return similarity_to_labels_of<BFloat16, float>(params, tile);
+    case DType::float16:
       break;
   }
-  return similarity_to_labels_of<BFloat16, float>(params, tile);
+  throw std::invalid_argument("float16 has kernels on GPUs alone");
 }
 
 void write_sums(const DynamicLossParams& params, const Tiling& tiling, const std::vector<TileSums>& sums) {

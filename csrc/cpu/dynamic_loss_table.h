@@ -1,6 +1,8 @@
 // The kernels of every type and format. Part of dynamic_loss_kernels.cpp and batch_norm_dynamic_loss_kernels.cpp.
 #pragma once
 
+#include <stdexcept>
+
 #include "cpu/dynamic_loss_channels_last.h"
 #include "cpu/dynamic_loss_contiguous.h"
 
@@ -32,9 +34,11 @@ DynamicLossKernels kernels_for(const DynamicLossParams& params) {
     case DType::float64:
       return kernels_for<double, kNormalised>(params.format, masked, params.shape.channels);
     case DType::bfloat16:
+      return kernels_for<BFloat16, kNormalised>(params.format, masked, params.shape.channels);
+    case DType::float16:
       break;
   }
-  return kernels_for<BFloat16, kNormalised>(params.format, masked, params.shape.channels);
+  throw std::invalid_argument("float16 has kernels on GPUs alone");
 }
 
 }  // namespace

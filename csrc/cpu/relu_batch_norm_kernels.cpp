@@ -8,6 +8,8 @@
 // Sums: float32 (for float64 maps float64) over a block of pixels in the first-level cache, float64 beyond it. A
 // block's squares are summed around its own mean, so that a mean far from 0 costs no digits of the variance.
 
+#include <stdexcept>
+
 #include "cpu/relu_batch_norm_channels_last.h"
 #include "cpu/relu_batch_norm_contiguous.h"
 
@@ -39,9 +41,11 @@ ReluBatchNormKernels relu_batch_norm_kernels(const ReluBatchNormParams& params) 
     case DType::float64:
       return kernels_for<double>(params);
     case DType::bfloat16:
+      return kernels_for<BFloat16>(params);
+    case DType::float16:
       break;
   }
-  return kernels_for<BFloat16>(params);
+  throw std::invalid_argument("float16 has kernels on GPUs alone");
 }
 
 }  // namespace DYNAMICSEG_ISA

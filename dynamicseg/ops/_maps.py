@@ -8,10 +8,16 @@ import torch
 from torch import Tensor
 
 from dynamicseg import _native
+from dynamicseg.ops import _runtime
 
 MemoryFormat = Literal["contiguous", "channels_last"]
 
-DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
+DTYPES = {
+    torch.float32: "float32",
+    torch.float64: "float64",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",  # on GPUs alone
+}
 
 _LARGE_RESULT = 4 << 20  # bytes; smaller memory is reused by the allocator of the C library itself
 
@@ -22,8 +28,10 @@ def check_map(name: str, value: object) -> None:
         raise TypeError(f"{name} is a {type(value).__name__}: pass a torch.Tensor [B, C, H, W]")
     if value.dim() != 4 or value.shape[1] < 1:
         raise ValueError(f"{name} has shape {list(value.shape)}: pass [B, C, H, W] with C >= 1")
-    if value.dtype not in DTYPES and not (value.dtype == torch.float16 and value.device.type != "cpu"):
-        raise TypeError(f"{name} is {value.dtype}: pass float32, float64 or bfloat16")
+    if value.dtype not in DTYPES:
+        raise TypeError(f"{name} is {value.dtype}: pass float32, float64, bfloat16 or, on a GPU, float16")
+    if value.dtype == torch.float16 and value.device.type == "cpu" and _runtime.backend_for(value.device) != "cuda":
+        raise TypeError(f"{name} is torch.float16 on the CPU: pass float32, float64 or bfloat16 there")
 
 
 def dense_format(x: Tensor) -> MemoryFormat | None:
@@ -46,8 +54,8 @@ def empty_result(x: Tensor, device: str | None = None) -> Tensor:
 
 
 def result_memory(x: Tensor) -> Tensor:
-    """``empty_result`` in memory of the native core, which costs less than fresh memory where the result is large."""
-    if x.nbytes < _LARGE_RESULT:
+    """``empty_result``; on the CPU in memory of the native core, which costs less where the result is large."""
+    if x.device.type != "cpu" or x.nbytes < _LARGE_RESULT:
         return empty_result(x)
     like = empty_result(x, device="meta")
     memory = torch.frombuffer(_native.ResultMemory(like.nbytes), dtype=x.dtype)

@@ -13,11 +13,12 @@ from typing import Literal
 import torch
 
 from dynamicseg import _native
+from dynamicseg.ops import _cuda
 
 BACKEND_VARIABLE = "DYNAMICSEG_BACKEND"
 INSTRUCTION_SET_VARIABLE = "DYNAMICSEG_INSTRUCTION_SET"
 
-Backend = Literal["cpu", "reference"]
+Backend = Literal["cpu", "cuda", "reference"]
 
 _WANTED = os.environ.get(BACKEND_VARIABLE, "auto")
 if _WANTED not in ("auto", "reference"):
@@ -25,17 +26,36 @@ if _WANTED not in ("auto", "reference"):
 
 
 def backend_for(device: torch.device) -> Backend:
-    """Native kernels on the CPU, plain PyTorch elsewhere; ``DYNAMICSEG_BACKEND=reference`` chooses that everywhere."""
-    return "cpu" if device.type == "cpu" and _WANTED == "auto" else "reference"
+    """Native kernels on the CPU and on GPUs that they can run on, plain PyTorch elsewhere.
+
+    ``DYNAMICSEG_BACKEND=reference`` chooses plain PyTorch everywhere.
+    """
+    if _WANTED == "reference":
+        return "reference"
+    if device.type == "cpu":
+        return "cpu"
+    return "cuda" if device.type == "cuda" and not _cuda.problem(device.index) else "reference"
 
 
 def why(device: torch.device) -> str:
     """The reason for the backend of ``device``, in words."""
-    if backend_for(device) == "cpu":
+    backend = backend_for(device)
+    if backend == "cpu":
         return f"native kernels, {_native.instruction_set()}"
+    if backend == "cuda":
+        return "native kernels, CUDA"
     if _WANTED == "reference":
         return f"plain PyTorch, because {BACKEND_VARIABLE}=reference"
-    return f"plain PyTorch, because {_native.build_info()['cuda_reason']}"
+    return f"plain PyTorch, because {_cuda.problem(device.index)}"
+
+
+def run_kernel(kernel: str, params: _cuda.Params, device: torch.device) -> None:
+    """Runs the native function ``kernel`` on memory of ``device``; on a GPU it has only been started when this ends."""
+    if device.type == "cuda":
+        _cuda.run(kernel, params, device)
+    else:
+        lend_threads()
+        getattr(_native, kernel)(params)
 
 
 @functools.cache

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from dynamicseg import _native, reference
+from dynamicseg.ops import _runtime
 from dynamicseg.ops._maps import empty_result, result_memory
-from dynamicseg.ops._runtime import backend_for
 from dynamicseg.ops.dynamic_loss import check_loss, empty_outputs, run_loss
 from dynamicseg.ops.relu_batch_norm import check_affine
 from dynamicseg.reference import DEFAULT_EPS, DynamicLossOutput
@@ -39,6 +39,7 @@ def batch_norm_dynamic_loss_and_grad(
     mu: float | None = None,
     mask: Tensor | None = None,
     superpixels: Tensor | None = None,
+    superpixel_count: int | None = None,
     eps: float = DEFAULT_EPS,
 ) -> tuple[DynamicLossOutput, BatchNormGrads]:
     """``dynamic_loss`` of batch-normalised ``z``, and the gradients of its mean over the batch, outside autograd.
@@ -50,13 +51,15 @@ def batch_norm_dynamic_loss_and_grad(
     ones included.
 
     Args:
-        z: ``[B, C, H, W]`` map: float32, float64 or bfloat16, contiguous or channels last; B * H * W >= 2.
+        z: ``[B, C, H, W]`` map: float32, float64, bfloat16 or, on a GPU, float16; contiguous or channels last;
+            B * H * W >= 2.
         weight: ``[C]``, float64 for a float64 map, else float32.
         bias: ``[C]``, in the dtype of ``weight``.
         weighting: see ``ops.dynamic_loss``, as for all that follow.
         mu: constant of the weighting.
         mask: ``[B, H, W]`` bool.
         superpixels: ``[B, H, W]`` int64.
+        superpixel_count: a number that is above those of all superpixels.
         eps: added to the variance, > 0.
 
     Returns:
@@ -66,10 +69,10 @@ def batch_norm_dynamic_loss_and_grad(
         TypeError: an argument is not a tensor of the right dtype.
         ValueError: a shape, a device, the weighting, mu or eps is wrong.
     """
-    mu = check_loss("z", z, weighting, mu, mask, superpixels)
+    mu = check_loss("z", z, weighting, mu, mask, superpixels, superpixel_count)
     check_affine("z", z, weight, bias, eps)
     z, weight, bias = z.detach(), weight.detach(), bias.detach()
-    if backend_for(z.device) == "reference":
+    if _runtime.backend_for(z.device) == "reference":
         with torch.enable_grad():
             leaves = [leaf.requires_grad_() for leaf in (z, weight, bias)]
             output = reference.batch_norm_dynamic_loss(
@@ -78,7 +81,7 @@ def batch_norm_dynamic_loss_and_grad(
             grads = torch.autograd.grad(output.loss.mean(), leaves)
         return output._replace(loss=output.loss.detach()), BatchNormGrads(*grads)
     *statistics, grad_z, grad_weight, grad_bias = _batch_norm_dynamic_loss_and_grad(
-        z, weight, bias, mask, superpixels, weighting, mu, eps
+        z, weight, bias, mask, superpixels, superpixel_count, weighting, mu, eps
     )
     return DynamicLossOutput(*statistics), BatchNormGrads(grad_z, grad_weight, grad_bias)
 
@@ -88,13 +91,14 @@ def batch_norm_dynamic_loss_and_grad(
 _OutputsAndGrads = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
-@torch.library.custom_op("dynamicseg::batch_norm_dynamic_loss_and_grad", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("dynamicseg::batch_norm_dynamic_loss_and_grad", mutates_args=(), device_types=("cpu", "cuda"))
 def _batch_norm_dynamic_loss_and_grad(
     z: Tensor,
     weight: Tensor,
     bias: Tensor,
     mask: Tensor | None,
     superpixels: Tensor | None,
+    superpixel_count: int | None,
     weighting: str,
     mu: float,
     eps: float,
@@ -103,21 +107,19 @@ def _batch_norm_dynamic_loss_and_grad(
     weight, bias = weight.contiguous(), bias.contiguous()
     grad_z, grad_weight, grad_bias = result_memory(z), torch.empty_like(weight), torch.empty_like(bias)
 
-    def kernel(loss: _native.DynamicLossParams) -> None:
-        _native.batch_norm_dynamic_loss(
-            _native.BatchNormDynamicLossParams(
-                loss=loss,
-                eps=eps,
-                weight=weight.data_ptr(),
-                bias=bias.data_ptr(),
-                grad_weight=grad_weight.data_ptr(),
-                grad_bias=grad_bias.data_ptr(),
-            )
+    def with_norm(loss: _native.DynamicLossParams) -> _native.BatchNormDynamicLossParams:
+        return _native.BatchNormDynamicLossParams(
+            loss=loss,
+            eps=eps,
+            weight=weight.data_ptr(),
+            bias=bias.data_ptr(),
+            grad_weight=grad_weight.data_ptr(),
+            grad_bias=grad_bias.data_ptr(),
         )
 
     grad_loss = torch.full_like(outputs.loss, 1 / len(z))
     arrays = outputs._asdict() | {"grad_x": grad_z, "grad_loss": grad_loss}
-    run_loss(kernel, z, mask, superpixels, weighting, mu, **arrays)
+    run_loss("batch_norm_dynamic_loss", z, mask, superpixels, superpixel_count, weighting, mu, arrays, with_norm)
     return (*outputs[:-1], grad_z, grad_weight, grad_bias)
 
 
@@ -128,6 +130,7 @@ def _(
     bias: Tensor,
     mask: Tensor | None,
     superpixels: Tensor | None,
+    superpixel_count: int | None,
     weighting: str,
     mu: float,
     eps: float,

@@ -6,13 +6,13 @@ again where it is needed, and written nowhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dynamicseg import _native, reference
+from dynamicseg.ops import _runtime
 from dynamicseg.ops._maps import (
     DTYPES,
     check_map,
@@ -22,7 +22,6 @@ from dynamicseg.ops._maps import (
     statistic_dtype,
     torch_format,
 )
-from dynamicseg.ops._runtime import backend_for, lend_threads
 from dynamicseg.reference import DEFAULT_EPS
 
 
@@ -34,7 +33,8 @@ def relu_batch_norm(x: Tensor, weight: Tensor, bias: Tensor, *, relu: bool = Tru
     whose channels are dense are read where they are, crops included. The same input gives the same bits.
 
     Args:
-        x: ``[B, C, H, W]`` map: float32, float64 or bfloat16, contiguous or channels last; B * H * W >= 2.
+        x: ``[B, C, H, W]`` map: float32, float64, bfloat16 or, on a GPU, float16; contiguous or channels last;
+            B * H * W >= 2.
         weight: ``[C]``, float64 for a float64 map, else float32.
         bias: ``[C]``, in the dtype of ``weight``.
         relu: whether negative values are set to 0 first.
@@ -49,7 +49,7 @@ def relu_batch_norm(x: Tensor, weight: Tensor, bias: Tensor, *, relu: bool = Tru
     """
     check_map("x", x)
     check_affine("x", x, weight, bias, eps)
-    if backend_for(x.device) == "reference":
+    if _runtime.backend_for(x.device) == "reference":
         return reference.relu_batch_norm(x, weight, bias, relu=relu, eps=eps)
     y: Tensor = _relu_batch_norm(x, weight, bias, relu, eps)[0]
     return y
@@ -79,14 +79,14 @@ def check_affine(name: str, x: Tensor, weight: Tensor, bias: Tensor, eps: float)
 
 
 def _run(
-    kernel: Callable[[_native.ReluBatchNormParams], None],
+    kernel: str,
     x: Tensor,
     relu: bool,
     eps: float,
     maps: dict[str, Tensor],
     **arrays: Tensor,
 ) -> None:
-    """Runs a native function on the tensors' memory; the names of maps and arrays are those of the kernel interface.
+    """Runs a kernel on the tensors' memory; the names of maps and arrays are those of the kernel interface.
 
     All maps are in the memory format of ``x``, which has one.
     """
@@ -97,25 +97,23 @@ def _run(
     none = (0, 0, 0, 0)
     memory_format = dense_format(x)
     assert memory_format is not None
-    lend_threads()
-    kernel(
-        _native.ReluBatchNormParams(
-            x=x.data_ptr(),
-            dtype=DTYPES[x.dtype],
-            format=memory_format,
-            shape=tuple(x.shape),
-            strides=x.stride(),
-            relu=relu,
-            eps=eps,
-            y=maps["y"].data_ptr() if "y" in maps else 0,
-            y_strides=maps["y"].stride() if "y" in maps else none,
-            grad_y=maps["grad_y"].data_ptr() if "grad_y" in maps else 0,
-            grad_y_strides=maps["grad_y"].stride() if "grad_y" in maps else none,
-            grad_x=maps["grad_x"].data_ptr() if "grad_x" in maps else 0,
-            grad_x_strides=maps["grad_x"].stride() if "grad_x" in maps else none,
-            **addresses,
-        )
+    params = _native.ReluBatchNormParams(
+        x=x.data_ptr(),
+        dtype=DTYPES[x.dtype],
+        format=memory_format,
+        shape=tuple(x.shape),
+        strides=x.stride(),
+        relu=relu,
+        eps=eps,
+        y=maps["y"].data_ptr() if "y" in maps else 0,
+        y_strides=maps["y"].stride() if "y" in maps else none,
+        grad_y=maps["grad_y"].data_ptr() if "grad_y" in maps else 0,
+        grad_y_strides=maps["grad_y"].stride() if "grad_y" in maps else none,
+        grad_x=maps["grad_x"].data_ptr() if "grad_x" in maps else 0,
+        grad_x_strides=maps["grad_x"].stride() if "grad_x" in maps else none,
+        **addresses,
     )
+    _runtime.run_kernel(kernel, params, x.device)
 
 
 def _readable(x: Tensor) -> Tensor:
@@ -133,11 +131,11 @@ def _in_format_of(x: Tensor, other: Tensor) -> Tensor:
 # ---- torch.library ---------------------------------------------------------------------------------------------------
 
 
-@torch.library.custom_op("dynamicseg::relu_batch_norm", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("dynamicseg::relu_batch_norm", mutates_args=(), device_types=("cpu", "cuda"))
 def _relu_batch_norm(x: Tensor, weight: Tensor, bias: Tensor, relu: bool, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     x = _readable(x)
     y, mean, rstd = result_memory(x), torch.empty_like(weight), torch.empty_like(weight)
-    _run(_native.relu_batch_norm, x, relu, eps, {"y": y}, weight=weight, bias=bias, mean=mean, rstd=rstd)
+    _run("relu_batch_norm", x, relu, eps, {"y": y}, weight=weight, bias=bias, mean=mean, rstd=rstd)
     return y, mean, rstd
 
 
@@ -146,14 +144,14 @@ def _(x: Tensor, weight: Tensor, bias: Tensor, relu: bool, eps: float) -> tuple[
     return empty_result(x), torch.empty_like(weight), torch.empty_like(weight)
 
 
-@torch.library.custom_op("dynamicseg::relu_batch_norm_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("dynamicseg::relu_batch_norm_backward", mutates_args=(), device_types=("cpu", "cuda"))
 def _relu_batch_norm_backward(
     grad_y: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, relu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     x = _readable(x)
     grad_x, grad_weight, grad_bias = result_memory(x), torch.empty_like(weight), torch.empty_like(weight)
     _run(
-        _native.relu_batch_norm_backward,
+        "relu_batch_norm_backward",
         x,
         relu,
         0.0,  # eps is in rstd

@@ -25,4 +25,8 @@ struct BatchNormDynamicLossParams {
 // Forward and backward.
 void batch_norm_dynamic_loss_cpu(const BatchNormDynamicLossParams& params);
 
+// The same on the GPU. All pointers are to its memory; nothing is waited for.
+std::int64_t batch_norm_dynamic_loss_workspace_bytes(const BatchNormDynamicLossParams& params);
+void launch_batch_norm_dynamic_loss(const BatchNormDynamicLossParams& params, const CudaLaunch& where);
+
 }  // namespace dynamicseg

@@ -59,4 +59,9 @@ void dynamic_loss_cpu(const DynamicLossParams& params);
 // Backward alone, from the labels, logsumexp and weight that a forward pass has written.
 void dynamic_loss_backward_cpu(const DynamicLossParams& params);
 
+// The same on the GPU. All pointers are to its memory; nothing is waited for.
+std::int64_t dynamic_loss_workspace_bytes(const DynamicLossParams& params);
+void launch_dynamic_loss(const DynamicLossParams& params, const CudaLaunch& where);
+void launch_dynamic_loss_backward(const DynamicLossParams& params, const CudaLaunch& where);
+
 }  // namespace dynamicseg

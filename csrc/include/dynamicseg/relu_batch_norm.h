@@ -49,4 +49,9 @@ void relu_batch_norm_cpu(const ReluBatchNormParams& params);
 // From x, weight, mean and rstd alone: the result of the ReLU is computed again.
 void relu_batch_norm_backward_cpu(const ReluBatchNormParams& params);
 
+// The same on the GPU. All pointers are to its memory; nothing is waited for.
+std::int64_t relu_batch_norm_workspace_bytes(const ReluBatchNormParams& params);
+void launch_relu_batch_norm(const ReluBatchNormParams& params, const CudaLaunch& where);
+void launch_relu_batch_norm_backward(const ReluBatchNormParams& params, const CudaLaunch& where);
+
 }  // namespace dynamicseg

@@ -5,10 +5,16 @@
 
 namespace dynamicseg {
 
-enum class DType : int { float32, float64, bfloat16 };
+// float16 is for CUDA alone.
+enum class DType : int { float32, float64, bfloat16, float16 };
 
 // A bfloat16 number: the upper half of a float32.
 struct BFloat16 {
+  std::uint16_t bits;
+};
+
+// A float16 number: IEEE 754 half precision.
+struct Float16 {
   std::uint16_t bits;
 };
 
@@ -38,6 +44,14 @@ struct MapStrides {
   std::int64_t channel;
   std::int64_t height;
   std::int64_t width;
+};
+
+// Where CUDA kernels run, and memory of the device that is theirs until they are done: of the size that the op's
+// `..._workspace_bytes` gives, at an address divisible by 256; what is in it does not matter.
+struct CudaLaunch {
+  void* stream;
+  void* workspace;
+  bool cooperative;  // one kernel whose blocks wait for one another in place of several, where an op has one
 };
 
 }  // namespace dynamicseg

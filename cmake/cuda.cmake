@@ -1,0 +1,46 @@
+# The module _native_cuda, if there is an nvcc for it: sets DYNAMICSEG_WITH_CUDA, DYNAMICSEG_CUDA_REASON in words, and
+# DYNAMICSEG_CUDA_PROBLEM where there is one.
+
+include(CheckLanguage)
+check_language(CUDA)
+if(NOT CMAKE_CUDA_COMPILER)
+  set(DYNAMICSEG_CUDA_PROBLEM "no CUDA compiler was found")
+  set(DYNAMICSEG_CUDA_REASON "no CUDA compiler was found when DynamicSeg was built")
+  return()
+endif()
+set(CMAKE_CUDA_ARCHITECTURES OFF)  # each target says what for
+enable_language(CUDA)
+if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.4)
+  set(DYNAMICSEG_CUDA_PROBLEM "nvcc ${CMAKE_CUDA_COMPILER_VERSION} is older than 12.4")
+  set(DYNAMICSEG_CUDA_REASON "DynamicSeg was built where ${DYNAMICSEG_CUDA_PROBLEM}")
+  return()
+endif()
+
+if(NOT DYNAMICSEG_CUDA_ARCHITECTURES STREQUAL "")
+  set(architectures ${DYNAMICSEG_CUDA_ARCHITECTURES})
+elseif(NOT SKBUILD_STATE STREQUAL "wheel")
+  set(architectures 90-real)
+elseif(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.8)
+  set(architectures 75-real 80-real 86-real 89-real 90)
+else()
+  set(architectures 75-real 80-real 86-real 89-real 90-real 100-real 120)  # without -real: PTX as well
+endif()
+list(JOIN architectures " " architectures_text)
+
+pybind11_add_module(_native_cuda NO_EXTRAS csrc/cuda/bindings.cpp ${DYNAMICSEG_CUDA_SOURCES})
+set_target_properties(_native_cuda PROPERTIES CUDA_ARCHITECTURES "${architectures}" CUDA_STANDARD 20
+  CUDA_STANDARD_REQUIRED ON CUDA_VISIBILITY_PRESET hidden CUDA_RUNTIME_LIBRARY Static)
+target_include_directories(_native_cuda PRIVATE csrc csrc/include)
+# No fast-math: subnormal differences have a sign, and divisions are exact. --threads: one for each architecture.
+target_compile_options(_native_cuda PRIVATE
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wconversion -Wshadow>
+  $<$<COMPILE_LANGUAGE:CUDA>:--threads=0 -Xcompiler=-Wall,-Wextra>
+  $<$<AND:$<BOOL:${DYNAMICSEG_WERROR}>,$<COMPILE_LANGUAGE:CUDA>>:-Werror=all-warnings -Xcompiler=-Werror>)
+# Symbols of the CUDA runtime, which is linked statically, stay inside: PyTorch brings another one.
+target_link_options(_native_cuda PRIVATE -Wl,--exclude-libs,ALL)
+target_compile_definitions(_native_cuda PRIVATE DYNAMICSEG_CUDA_MODULE=_native_cuda
+  DYNAMICSEG_CUDA_COMPILER="nvcc ${CMAKE_CUDA_COMPILER_VERSION}" DYNAMICSEG_CUDA_ARCHITECTURES="${architectures_text}")
+install(TARGETS _native_cuda DESTINATION dynamicseg)
+
+set(DYNAMICSEG_WITH_CUDA 1)
+set(DYNAMICSEG_CUDA_REASON "compiled by nvcc ${CMAKE_CUDA_COMPILER_VERSION} for ${architectures_text}")

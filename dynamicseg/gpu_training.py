@@ -1,0 +1,304 @@
+"""Training on a GPU: steps follow one another without a word to the processor, and are replayed as one CUDA graph.
+
+Label counts, weights and losses stay on the GPU; they are read every few steps, for whoever watches and to see whether
+labels are few. A step that comes after the one that should have been the last changes nothing: from there on the
+learning rate is 0, and the labels of an unchanged network on the same image are the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dynamicseg.config import SegmenterConfig
+from dynamicseg.model import seeded_network
+from dynamicseg.ops import DynamicLossOutput, _runtime
+from dynamicseg.time_budget import StepClock
+from dynamicseg.trainer import OnStep, StepRecord, Stopped, Trained, check_finite, loss_and_backward
+
+# Steps between two looks at what they gave. A look waits for the GPU; a step after the last is work for nothing.
+_STEPS_BETWEEN_LOOKS = 8
+# What cuDNN and the allocator prepare, they prepare in the first steps; a graph wants none of it.
+_STEPS_BEFORE_CAPTURE = 2
+
+
+class TrainingStep:
+    """One network, one image, and a step that takes nothing from the processor and gives nothing back to it.
+
+    Args:
+        image: ``[1, bands, H, W]`` float32.
+        config: with ``precision`` resolved, and ``loss`` fused.
+        superpixels: ``[1, H, W]`` int64, or None.
+        superpixel_count: above their numbers; None without them.
+
+    Attributes:
+        labels: ``[H, W]`` int64, of the last step.
+    """
+
+    def __init__(
+        self,
+        image: Tensor,
+        config: SegmenterConfig,
+        superpixels: Tensor | None,
+        superpixel_count: int | None,
+    ) -> None:
+        self._config = config
+        self._image = image.contiguous(memory_format=torch.channels_last).clone(memory_format=torch.channels_last)
+        self._superpixels = None if superpixels is None else superpixels.clone()
+        self._superpixel_count = superpixel_count
+        device = image.device
+        self._network = seeded_network(image.shape[1], config).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._parameters = list(self._network.parameters())
+        self._initial = [parameter.detach().clone() for parameter in self._parameters]
+        self._momenta = [torch.zeros_like(parameter) for parameter in self._parameters]
+        self._learning_rate = torch.zeros((), device=device)
+        self._steps_done = torch.zeros(1, dtype=torch.int64, device=device)
+        self._records = torch.zeros(config.max_steps + _STEPS_BEFORE_CAPTURE, 5, dtype=torch.float64, device=device)
+        self.labels = torch.zeros(image.shape[2:], dtype=torch.int64, device=device)
+        self.begin_again(image, superpixels)
+
+    def begin_again(self, image: Tensor, superpixels: Tensor | None) -> None:
+        """With the network as it was at first, on another image of the same size."""
+        with torch.no_grad():
+            self._image.copy_(image)
+            if self._superpixels is not None and superpixels is not None:
+                self._superpixels.copy_(superpixels)
+            torch._foreach_copy_(self._parameters, self._initial)
+            torch._foreach_zero_(self._momenta)
+            self._learning_rate.fill_(self._config.learning_rate)
+            self._steps_done.zero_()
+
+    def run(self) -> None:
+        """Forward, loss, backward, and an update if labels are not few yet."""
+        output, backward = loss_and_backward(
+            self._network, self._image, self._config, self._superpixels, self._superpixel_count
+        )
+        self._records.index_copy_(0, self._steps_done, _row(output))
+        self._steps_done += 1
+        self.labels.copy_(output.labels[0])
+        for parameter in self._parameters:
+            parameter.grad = None
+        backward()
+        with torch.no_grad():
+            self._learning_rate *= output.label_counts[0] > self._config.stop_labels
+            gradients = [parameter.grad for parameter in self._parameters]
+            torch._foreach_mul_(self._momenta, self._config.momentum)
+            torch._foreach_add_(self._momenta, gradients)
+            torch._foreach_sub_(self._parameters, torch._foreach_mul(self._momenta, self._learning_rate))
+
+    def records(self, begin: int, end: int) -> list[StepRecord]:
+        """Of steps ``begin`` to ``end``, from 0. Waits until they are done."""
+        return [
+            {
+                "step": begin + offset + 1,
+                "loss": loss,
+                "similarity": similarity,
+                "continuity": continuity,
+                "weight": weight,
+                "n_labels": int(label_count),
+            }
+            for offset, (loss, similarity, continuity, weight, label_count) in enumerate(
+                self._records[begin:end].tolist()
+            )
+        ]
+
+
+def _row(output: DynamicLossOutput) -> Tensor:
+    numbers = (output.loss, output.similarity, output.continuity, output.weight, output.label_counts)
+    return torch.stack([number[0].double() for number in numbers])[None]
+
+
+@dataclass
+class _Prepared:
+    """Steps for images of one size, and what runs one of each."""
+
+    size: tuple[object, ...]
+    steps: list[TrainingStep]
+    run: Callable[[], None]
+
+
+class GpuTrainer:
+    """Trains on image after image; what was captured for one serves the next of the same size.
+
+    Args:
+        config: with ``device`` and ``precision`` resolved, and ``loss`` fused.
+    """
+
+    def __init__(self, config: SegmenterConfig) -> None:
+        self._config = config
+        self._prepared: _Prepared | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"_config": self._config, "_prepared": None}  # a graph belongs to its process
+
+    def train(
+        self,
+        image: Tensor,
+        on_step: OnStep | None = None,
+        *,
+        superpixels: Tensor | None = None,
+        deadline: float | None = None,
+    ) -> Trained:
+        """As ``trainer.train_on_image``, but steps are told in groups, a little late."""
+        return self.train_together(
+            [image], [on_step], superpixels=None if superpixels is None else [superpixels], deadline=deadline
+        )[0]
+
+    def train_together(
+        self,
+        images: Sequence[Tensor],
+        on_step: Sequence[OnStep | None] | None = None,
+        *,
+        superpixels: Sequence[Tensor] | None = None,
+        deadline: float | None = None,
+    ) -> list[Trained]:
+        """A network of its own for each image, side by side: one small image does not keep a GPU busy.
+
+        Args:
+            images: each ``[1, bands, H, W]`` float32, all of one size.
+            on_step: for each image, see ``trainer.train_on_image``.
+            superpixels: for each image, ``[1, H, W]`` int64.
+            deadline: see ``trainer.train_on_image``.
+
+        Raises:
+            ValueError: sizes differ, or a loss is not finite any more.
+            torch.OutOfMemoryError: the GPU has too little memory.
+        """
+        if len({image.shape for image in images}) != 1:
+            sizes = " and ".join(sorted({f"{image.shape[3]}x{image.shape[2]}" for image in images}))
+            raise ValueError(f"images of {sizes or 'no'} pixels cannot be trained on together: pass images of one size")
+        watchers = [None] * len(images) if on_step is None else list(on_step)
+        try:
+            with _repeatable(self._config):
+                return self._train(images, superpixels, watchers, deadline)
+        except torch.OutOfMemoryError:
+            self._prepared = None
+            torch.cuda.empty_cache()  # for the next image
+            raise
+
+    def _train(
+        self,
+        images: Sequence[Tensor],
+        superpixels: Sequence[Tensor] | None,
+        watchers: Sequence[OnStep | None],
+        deadline: float | None,
+    ) -> list[Trained]:
+        prepared = self._prepare(images, superpixels)
+        histories: list[list[StepRecord]] = [[] for _ in images]
+        clock = StepClock(deadline)
+        done = 0
+        while True:
+            group = 1 if deadline is not None else min(_STEPS_BETWEEN_LOOKS, self._config.max_steps - done)
+            for _ in range(group):
+                prepared.run()
+            for step, history, watcher, image in zip(prepared.steps, histories, watchers, images, strict=True):
+                for record in step.records(done, done + group):
+                    if history and history[-1]["n_labels"] <= self._config.stop_labels:
+                        break
+                    check_finite(record, image)
+                    history.append(record)
+                    if watcher is not None:
+                        watcher(record)
+            done += group
+            reasons = [self._stopped(history, done) for history in histories]
+            if None in reasons and not clock.another_step_fits():
+                reasons = [reason or "time_budget" for reason in reasons]
+            if None not in reasons:
+                return [
+                    Trained(step.labels.clone(), history, reason)
+                    for step, history, reason in zip(prepared.steps, histories, reasons, strict=True)
+                    if reason is not None
+                ]
+
+    def _stopped(self, history: list[StepRecord], done: int) -> Stopped | None:
+        if history[-1]["n_labels"] <= self._config.stop_labels:
+            return "few_labels"
+        return "max_steps" if done >= self._config.max_steps else None
+
+    def _prepare(self, images: Sequence[Tensor], superpixels: Sequence[Tensor] | None) -> _Prepared:
+        count = None if superpixels is None else max(_superpixel_count(one) for one in superpixels)
+        size = (len(images), images[0].shape, count)
+        ones = [None] * len(images) if superpixels is None else list(superpixels)
+        if self._prepared is None or self._prepared.size != size:
+            self._prepared = None  # its memory first
+            steps = [TrainingStep(image, self._config, one, count) for image, one in zip(images, ones, strict=True)]
+            self._prepared = _Prepared(size, steps, _captured(steps, images[0].device))
+        for step, image, one in zip(self._prepared.steps, images, ones, strict=True):
+            step.begin_again(image, one)
+        return self._prepared
+
+
+def _superpixel_count(superpixels: Tensor) -> int:
+    """Above the numbers of the superpixels, and the same for most images of one size, so that a graph serves them."""
+    highest = int(superpixels.max())
+    return min(1 << highest.bit_length(), superpixels[0].numel())
+
+
+# ---- CUDA graphs -----------------------------------------------------------------------------------------------------
+
+
+def _captured(steps: Sequence[TrainingStep], device: torch.device) -> Callable[[], None]:
+    """What runs a step of each: a CUDA graph where there can be one."""
+    if why_no_graph(device):
+        return functools.partial(_one_after_the_other, steps)
+    beside = torch.cuda.Stream(device)
+    beside.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(beside):
+        for _ in range(_STEPS_BEFORE_CAPTURE):
+            _one_after_the_other(steps)
+    torch.cuda.current_stream(device).wait_stream(beside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.device(device), torch.cuda.graph(graph):
+        _side_by_side(steps, device)
+    return graph.replay
+
+
+def _one_after_the_other(steps: Sequence[TrainingStep]) -> None:
+    for step in steps:
+        step.run()
+
+
+def _side_by_side(steps: Sequence[TrainingStep], device: torch.device) -> None:
+    """Each on a stream of its own, so that the graph has as many branches."""
+    main = torch.cuda.current_stream(device)
+    streams = [torch.cuda.Stream(device) for _ in steps[1:]]
+    for step, stream in zip(steps[1:], streams, strict=True):
+        stream.wait_stream(main)
+        with torch.cuda.stream(stream):
+            step.run()
+    steps[0].run()
+    for stream in streams:
+        main.wait_stream(stream)
+
+
+@functools.cache
+def why_no_graph(device: torch.device) -> str:
+    """Why steps on ``device`` are started one by one; empty where they are replayed as a CUDA graph."""
+    if device.type != "cuda":
+        return "CUDA graphs are for GPUs"
+    if _runtime.backend_for(device) != "cuda":
+        return _runtime.why(device)
+    try:
+        graph = torch.cuda.CUDAGraph()
+        number = torch.zeros((), device=device)
+        with torch.cuda.device(device), torch.cuda.graph(graph):
+            number += 1
+        graph.replay()
+        torch.cuda.synchronize(device)
+    except RuntimeError as error:
+        return " ".join(str(error).split())
+    return ""
+
+
+@contextlib.contextmanager
+def _repeatable(config: SegmenterConfig) -> Iterator[None]:
+    """Convolutions that give the same bits each time, and in float32 no numbers of fewer bits."""
+    with torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=config.precision != "float32"
+    ):
+        yield

@@ -1,0 +1,146 @@
+"""Training without a word to the processor: as on the CPU, but told late. Graphs need a GPU, the rest does not."""
+
+from __future__ import annotations
+
+import pickle
+import time
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dynamicseg import gpu_training
+from dynamicseg.config import SegmenterConfig, configure
+from dynamicseg.gpu_training import GpuTrainer, why_no_graph
+from dynamicseg.ops import _runtime
+from dynamicseg.trainer import StepRecord, Trained, train_on_image
+
+
+def options(**changes: Any) -> SegmenterConfig:
+    fields = {"channels": 12, "max_steps": 20, "stop_labels": 1, "precision": "float32", "loss": "fused"}
+    return configure("paper", **{**fields, **changes})
+
+
+def noise(height: int = 20, width: int = 30, seed: int = 5) -> Tensor:
+    return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def squares(height: int = 20, width: int = 30) -> Tensor:
+    rows, columns = torch.arange(height)[:, None] // 5, torch.arange(width) // 5
+    return (rows * (width // 5) + columns)[None]
+
+
+def assert_begins_alike(actual: Trained, expected: Trained, steps: int) -> None:
+    """Rounding of the update differs, which training magnifies."""
+    for a, e in zip(actual.history[:steps], expected.history[:steps], strict=True):
+        assert a["step"] == e["step"]
+        assert a["loss"] == pytest.approx(e["loss"], rel=1e-3)
+        assert abs(a["n_labels"] - e["n_labels"]) <= 1
+
+
+def test_steps_are_those_of_the_trainer(device: torch.device) -> None:
+    expected = train_on_image(noise(), options())
+    trained = GpuTrainer(options()).train(noise().to(device))
+    assert_begins_alike(trained, expected, 5)
+    assert [record["step"] for record in trained.history] == list(range(1, 21))
+    assert trained.stopped == "max_steps"
+    assert trained.labels.shape == (20, 30)
+    assert len(trained.labels.unique()) == trained.history[-1]["n_labels"]
+
+
+def test_superpixels(device: torch.device) -> None:
+    expected = train_on_image(noise(), options(), superpixels=squares())
+    trained = GpuTrainer(options()).train(noise().to(device), superpixels=squares().to(device))
+    assert_begins_alike(trained, expected, 4)
+    for superpixel in range(24):
+        assert len(trained.labels.cpu()[squares()[0] == superpixel].unique()) == 1
+
+
+@pytest.mark.parametrize("between", [1, 3, 8])
+def test_no_step_after_the_first_with_few_labels_changes_anything(
+    device: torch.device, between: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_training, "_STEPS_BETWEEN_LOOKS", 1)
+    exact = GpuTrainer(options(stop_labels=9, max_steps=500)).train(noise().to(device))
+    assert exact.stopped == "few_labels"
+    counts = [record["n_labels"] for record in exact.history]
+    assert counts[-1] <= 9 < min(counts[:-1])
+    monkeypatch.setattr(gpu_training, "_STEPS_BETWEEN_LOOKS", between)
+    late = GpuTrainer(options(stop_labels=9, max_steps=500)).train(noise().to(device))
+    assert late.history == exact.history
+    assert torch.equal(late.labels, exact.labels)
+
+
+def test_one_image_after_another_leaves_no_trace(device: torch.device) -> None:
+    trainer = GpuTrainer(options())
+    first = trainer.train(noise().to(device))
+    other = trainer.train(noise(seed=6).to(device))
+    again = trainer.train(noise().to(device))
+    assert other.history != first.history
+    assert again.history == first.history
+    assert torch.equal(again.labels, first.labels)
+    trainer.train(noise(24, 18).to(device))
+    assert trainer.train(noise().to(device)).history == first.history
+
+
+def test_together_as_alone(device: torch.device) -> None:
+    images = [noise(seed=seed).to(device) for seed in range(3)]
+    seen: list[list[StepRecord]] = [[] for _ in images]
+    together = GpuTrainer(options(stop_labels=9)).train_together(images, [one.append for one in seen])
+    for trained, image, records in zip(together, images, seen, strict=True):
+        alone = GpuTrainer(options(stop_labels=9)).train(image)
+        assert trained.history == alone.history == records
+        assert trained.stopped == alone.stopped
+        assert torch.equal(trained.labels, alone.labels)
+
+
+def test_together_wants_one_size(device: torch.device) -> None:
+    with pytest.raises(ValueError, match="images of 30x20 and 30x21 pixels cannot be trained on together"):
+        GpuTrainer(options()).train_together([noise().to(device), noise(21, 30).to(device)])
+
+
+def test_a_deadline_ends_it_after_a_step(device: torch.device) -> None:
+    trained = GpuTrainer(options(max_steps=1000)).train(noise().to(device), deadline=time.perf_counter())
+    assert trained.stopped == "time_budget"
+    assert len(trained.history) == 1
+
+
+def test_what_a_watcher_raises_ends_it(device: torch.device) -> None:
+    def stop(record: StepRecord) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        GpuTrainer(options()).train(noise().to(device), stop)
+
+
+def test_a_loss_that_is_not_finite(device: torch.device) -> None:
+    with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step \d+: the image's values, from "):
+        GpuTrainer(options(learning_rate=1e30)).train(noise().to(device))
+
+
+def test_a_trainer_goes_to_another_process_without_what_it_has_captured(device: torch.device) -> None:
+    trainer = GpuTrainer(options())
+    first = trainer.train(noise().to(device))
+    assert pickle.loads(pickle.dumps(trainer)).train(noise().to(device)).history == first.history
+
+
+def test_why_there_is_no_graph() -> None:
+    assert why_no_graph(torch.device("cpu")) == "CUDA graphs are for GPUs"
+    if not torch.cuda.is_available():
+        assert why_no_graph(torch.device("cuda")) == _runtime.why(torch.device("cuda"))
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_step_waits_for_nothing_and_is_replayed() -> None:
+    device = torch.device("cuda")
+    assert why_no_graph(device) == ""
+    trainer = GpuTrainer(options())
+    trainer.train(noise().to(device))
+    assert trainer._prepared is not None
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        trainer._prepared.steps[0].run()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
