@@ -25,6 +25,8 @@ Pixels = NDArray[np.uint8]
 SMALL: dict[str, Any] = {
     "n_labels": 6,
     "width": 8,
+    "stride": 1,
+    "superpixel_scale": 0.0,
     "depth": 2,
     "steps": 12,
     "batch_size": 2,
