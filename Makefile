@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO := build/demo
 SANITIZED := build/sanitized
-# The package as it is installed, with bench/ inside, for the type checker.
+# The package as it is installed, with bench/ and export/ inside, for the type checker.
 TYPED := build/typed
 
 # A newer file than the sources of the native core means that the installed package is up to date: with what it needs to
@@ -75,9 +75,9 @@ test: $(INSTALLED) $(CUDA_ON_HOST)/built  ## Run the tests.
 lint: $(INSTALLED)  ## Check format, style and types.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@! grep -rnE '^(<{7}|>{7}) ' *.md bench csrc dynamicseg tests || { echo "a merge has left its marks" >&2; exit 1; }
+	@! grep -rnE '^(<{7}|>{7}) ' *.md bench csrc dynamicseg export tests || { echo "a merge has left its marks" >&2; exit 1; }
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
-	@rm -rf $(TYPED) && mkdir -p $(TYPED) && cp -r dynamicseg $(TYPED)/ && cp -r bench $(TYPED)/dynamicseg/bench
+	@rm -rf $(TYPED) && mkdir -p $(TYPED) && cp -r dynamicseg $(TYPED)/ && cp -r bench $(TYPED)/dynamicseg/bench && cp -r export $(TYPED)/dynamicseg/export
 	MYPYPATH=$(TYPED) $(BIN)/mypy $(TYPED)/dynamicseg tests
 
 .PHONY: format
@@ -97,6 +97,10 @@ bench: $(INSTALLED)  ## Measure the fused loss against PyTorch on this machine.
 .PHONY: cuda-report
 cuda-report: $(INSTALLED)  ## Registers, spills and shared memory of each CUDA kernel, into bench/results/; needs nvcc, no GPU.
 	$(BIN)/python tests/cuda_resources.py bench/results/cuda-resources-sm_90.json
+
+.PHONY: gpu-check
+gpu-check:  ## Build, test, sanitize and measure on an NVIDIA GPU, offline, with PYTHON's own PyTorch; OPTIONS="--quick" and others.
+	@PYTHONSAFEPATH= $(PYTHON) tests/gpu_check.py $(OPTIONS)
 
 .PHONY: wheel
 wheel: export PIP_CONSTRAINT := $(CURDIR)/constraints.txt

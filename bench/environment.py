@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
 import platform
 import subprocess
 from importlib.metadata import version
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 
 from dynamicseg import _native
+from dynamicseg.memory import usable_cores
 
 _SOURCE = Path(__file__).resolve().parents[1]
 
@@ -50,13 +50,6 @@ def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return next(filter(None, names), platform.processor() or platform.machine() or "unknown")
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def git_commit() -> str | None:

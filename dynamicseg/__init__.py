@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from dynamicseg import reference as reference
     from dynamicseg.config import SegmenterConfig as SegmenterConfig
     from dynamicseg.losses import DynamicLoss as DynamicLoss
+    from dynamicseg.predict import Predictor as Predictor
+    from dynamicseg.predict import load as load
+    from dynamicseg.prediction import Prediction as Prediction
     from dynamicseg.reference import DynamicLossOutput as DynamicLossOutput
     from dynamicseg.segmentation import Segmentation as Segmentation
     from dynamicseg.segmenter import Segmenter as Segmenter
@@ -21,10 +24,13 @@ if TYPE_CHECKING:
 _HOMES = {
     "DynamicLoss": "dynamicseg.losses",
     "DynamicLossOutput": "dynamicseg.reference",
+    "Prediction": "dynamicseg.prediction",
+    "Predictor": "dynamicseg.predict",
     "Segmentation": "dynamicseg.segmentation",
     "Segmenter": "dynamicseg.segmenter",
     "SegmenterConfig": "dynamicseg.config",
     "TrainedModel": "dynamicseg.trained_model",
+    "load": "dynamicseg.predict",
     "segment": "dynamicseg.segmenter",
     "train": "dynamicseg.training.train",
 }
@@ -32,10 +38,13 @@ _HOMES = {
 __all__ = [
     "DynamicLoss",
     "DynamicLossOutput",
+    "Prediction",
+    "Predictor",
     "Segmentation",
     "Segmenter",
     "SegmenterConfig",
     "TrainedModel",
+    "load",
     "segment",
     "train",
 ]

@@ -91,6 +91,7 @@ def decode(path: Path, *, channel_axis: int | None = None) -> NDArray[Any]:
     """
     with opened(path) as file, _quiet():
         if _is_tiff(file):
+            _refuse_without_tifffile()
             from dynamicseg._decode_tiff import decode_tiff
 
             return decode_tiff(file, channel_axis=channel_axis)
@@ -110,6 +111,7 @@ def decode_numbers(path: Path) -> NDArray[Any]:
     """
     with opened(path) as file, _quiet():
         if _is_tiff(file):
+            _refuse_without_tifffile()
             from dynamicseg._decode_tiff import decode_tiff_numbers
 
             return decode_tiff_numbers(file)
@@ -117,6 +119,13 @@ def decode_numbers(path: Path) -> NDArray[Any]:
         if image.format in {"JPEG", "MPO"}:
             raise Refusal("is a JPEG, which changes label numbers; save the label map as PNG")
         return _stored_numbers(image)
+
+
+def _refuse_without_tifffile() -> None:
+    try:
+        import tifffile  # noqa: F401
+    except ImportError as error:  # a small device, which has only what prediction needs
+        raise Refusal("is a TIFF, which needs another package: pip install tifffile") from error
 
 
 def _is_tiff(file: BinaryIO) -> bool:

@@ -1,4 +1,4 @@
-"""Segmenting many inputs: what is on the screen, what is skipped, what failed."""
+"""Working on many inputs: what is on the screen, what is skipped, what failed."""
 
 from __future__ import annotations
 
@@ -6,30 +6,22 @@ import json
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from dynamicseg.exit_status import DONE, INTERRUPTED, SOME_FAILED
 from dynamicseg.inputs import FoundInputs, InputImage
-from dynamicseg.segmentation import describe_input, is_saved, output_paths
+from dynamicseg.segmentation import describe_input, output_paths
 from dynamicseg.workers import Outcome, Work, in_processes
-
-if TYPE_CHECKING:
-    from dynamicseg.segmenter import Segmenter
 
 
 class Batch:
     """One run over inputs. Texts go to stderr; in a pipe there are only errors, unless ``verbose``.
 
     Args:
-        segmenter: what segments each image.
-        output: folder for the results.
-        formats: see ``Segmentation.save``.
-        channel_axis: see ``Segmenter.segment``.
-        jobs: images at a time, >= 1: each in a process with its share of the threads; one alone runs in this process.
+        work: what is done with each image; one image at a time is worked on in this process, several each in a process
+            with its share of the threads.
         resume: leaves out what is already done with these settings.
         quiet: only errors are said.
         verbose: a line for each image, also in a pipe.
@@ -37,17 +29,13 @@ class Batch:
 
     def __init__(
         self,
-        segmenter: Segmenter,
-        output: Path,
-        formats: Sequence[str],
+        work: Work,
         *,
-        channel_axis: int | None = None,
-        jobs: int = 1,
         resume: bool = False,
         quiet: bool = False,
         verbose: bool = False,
     ) -> None:
-        self.work = Work(segmenter, output, tuple(formats), channel_axis, jobs)
+        self.work = work
         self.resume = resume
         self.console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
         self.shows_progress = self.console.is_terminal and not quiet
@@ -65,7 +53,7 @@ class Batch:
         self.done = 0
 
     def run(self, found: FoundInputs) -> int:
-        """Segments every image; returns the exit status, after naming each input that failed."""
+        """Works on every image; returns the exit status, after naming each input that failed."""
         problems = list(found.problems)
         if found.skipped:
             self._tell(f"{len(found.skipped)} files look like results of an earlier run and are left out")
@@ -75,7 +63,7 @@ class Batch:
         interrupted = False
         try:
             with self.progress if self.shows_progress else nullcontext():
-                self._segment_all(found.images, failures)
+                self._work_on_all(found.images, failures)
         except KeyboardInterrupt:
             interrupted = True
         in_order = [failures[image] for image in found.images if image in failures]
@@ -91,7 +79,7 @@ class Batch:
             self._tell(f"{self.done} {'image' if self.done == 1 else 'images'} in {self.work.output}")
         return SOME_FAILED if problems or failures else DONE
 
-    def _segment_all(self, images: Sequence[InputImage], failures: dict[InputImage, str]) -> None:
+    def _work_on_all(self, images: Sequence[InputImage], failures: dict[InputImage, str]) -> None:
         all_images = self.progress.add_task("images", total=len(images), state="")
         with closing(self._outcomes(self._to_do(images, all_images))) as outcomes:
             for outcome in outcomes:
@@ -126,22 +114,21 @@ class Batch:
 
     def _show(self, image: InputImage, step: int, state: str) -> None:
         if image not in self.bars:
-            max_steps = self.work.segmenter.config.max_steps
-            self.bars[image] = self.progress.add_task(image.path.name, total=max_steps, state=state)
+            self.bars[image] = self.progress.add_task(image.path.name, total=self.work.steps(), state=state)
         self.progress.update(self.bars[image], completed=step, state=state)
 
     def _is_done(self, image: InputImage) -> bool:
         """Whether all files are there, made from this very file with these settings."""
         work = self.work
-        if not is_saved(work.output, image.stem, work.formats):
+        if not work.is_saved(image):
             return False
         try:
             metadata = json.loads(output_paths(work.output, image.stem, "json")["json"].read_text(encoding="utf-8"))
-            made_from = metadata["input"], metadata["config"]
             input_file = describe_input(image.path, work.channel_axis)
+            made_with = {name: metadata[name] for name in work.settings()}
+            return bool((metadata["input"], made_with) == (input_file, work.settings()))
         except (OSError, ValueError, KeyError, TypeError):
             return False
-        return made_from == (input_file, work.segmenter.config.model_dump(mode="json"))
 
     def _tell(self, text: str) -> None:
         if self.tells_each:

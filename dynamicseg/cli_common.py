@@ -10,6 +10,8 @@ from typing import Any
 
 from dynamicseg.exit_status import DONE, SOME_FAILED, WRONG_CALL
 
+DATASETS = "bsds500|labels|voc2012|coco-stuff"
+
 
 class Unusable(Exception):
     """Nothing of this installation can run as it is called: a wrong environment variable, or no compiled module."""

@@ -10,6 +10,7 @@ import torch
 
 from dynamicseg import _native
 from dynamicseg.gpu_training import why_no_graph
+from dynamicseg.inference.available import runtimes
 from dynamicseg.ops import _cuda, _runtime
 from dynamicseg.segmentation import package_version
 
@@ -36,6 +37,7 @@ def collect() -> dict[str, Any]:
         "cuda_backend": _runtime.why(torch.device("cuda")),
         "cuda_training": f"step by step: {no_graph}" if no_graph else "all steps replayed as one CUDA graph",
         "devices": ["cpu", *_cuda_devices()],
+        **runtimes(),
     }
 
 

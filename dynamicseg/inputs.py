@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,11 +54,11 @@ class _Candidate:
     named: bool  # by the user, not found in a folder or by a pattern
 
 
-def find_images(arguments: Sequence[str]) -> FoundInputs:
+def find_images(arguments: Sequence[str], suffixes: Set[str] = IMAGE_SUFFIXES) -> FoundInputs:
     """Find the images that files, folders and glob patterns name.
 
     - A file is taken whatever its suffix.
-    - A folder is searched with its subfolders for the suffixes in `IMAGE_SUFFIXES`. Hidden files
+    - A folder is searched with its subfolders for the suffixes in `suffixes`, in lower case. Hidden files
       and folders are left out.
     - A pattern with `*`, `?` or `[` that is no existing file is expanded, `**` with subfolders. It
       finds files with known suffixes, or any that end as the pattern does if that spells a suffix.
@@ -79,7 +79,7 @@ def find_images(arguments: Sequence[str]) -> FoundInputs:
     problems: list[str] = []
     for argument in arguments:
         try:
-            candidates = list(_candidates(argument, problems))
+            candidates = list(_candidates(argument, suffixes, problems))
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             problems.append(one_line(argument, f"cannot be searched: {reason}"))
@@ -91,10 +91,10 @@ def find_images(arguments: Sequence[str]) -> FoundInputs:
     return FoundInputs(images, tuple(problems), tuple(skipped))
 
 
-def _candidates(argument: str, problems: list[str]) -> Iterator[_Candidate]:
+def _candidates(argument: str, suffixes: Set[str], problems: list[str]) -> Iterator[_Candidate]:
     path = Path(argument)
     if argument and os.path.isdir(path):
-        images = _images_below(path, problems)
+        images = _images_below(path, suffixes, problems)
         if not images:
             problems.append(one_line(argument, "this folder holds no images"))
         for image in images:
@@ -102,7 +102,7 @@ def _candidates(argument: str, problems: list[str]) -> Iterator[_Candidate]:
     elif argument and os.path.exists(path):
         yield _candidate(path, depth=1, named=True)
     elif any(c in argument for c in "*?["):
-        matches = _matches(argument)
+        matches = _matches(argument, suffixes)
         if not matches:
             problems.append(one_line(argument, "no image matches this pattern"))
         for match in matches:
@@ -121,11 +121,11 @@ def _identity(path: Path) -> Path:
     return path.parent.resolve() / path.name
 
 
-def _is_image_name(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
+def _is_image_name(name: str, suffixes: Set[str]) -> bool:
+    return os.path.splitext(name)[1].lower() in suffixes and not name.startswith(".")
 
 
-def _images_below(folder: Path, problems: list[str]) -> list[Path]:
+def _images_below(folder: Path, suffixes: Set[str], problems: list[str]) -> list[Path]:
     def report(error: OSError) -> None:
         problems.append(one_line(error.filename, f"cannot be searched: {error.strerror}"))
 
@@ -138,16 +138,16 @@ def _images_below(folder: Path, problems: list[str]) -> list[Path]:
             continue
         visited.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        images += [Path(root, name) for name in files if _is_image_name(name)]
+        images += [Path(root, name) for name in files if _is_image_name(name, suffixes)]
     return sorted(images, key=lambda image: image.parts)
 
 
-def _matches(pattern: str) -> list[Path]:
+def _matches(pattern: str, suffixes: Set[str]) -> list[Path]:
     suffix = os.path.splitext(pattern)[1]
     spelled = bool(suffix) and not any(c in suffix for c in "*?[")
     files = [Path(match) for match in glob.glob(pattern, recursive=True) if os.path.isfile(match)]
     return sorted(
-        (file for file in files if spelled or _is_image_name(file.name)),
+        (file for file in files if spelled or _is_image_name(file.name, suffixes)),
         key=lambda f: f.parts,
     )
 

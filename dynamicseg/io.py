@@ -264,11 +264,13 @@ def label_map_suffix(n_labels: int) -> str:
     return ".png" if n_labels <= _GREY_LABELS else ".tif"
 
 
-def write_label_map(path: str | os.PathLike[str], labels: NDArray[Any]) -> None:
+def write_label_map(
+    path: str | os.PathLike[str], labels: NDArray[Any], palette: NDArray[np.uint8] | None = None
+) -> None:
     """Write labels `[H, W]`, integers from 0, so that the file holds the label numbers.
 
-    A `.png` is a palette image in the colours of `label_palette` for labels up to 255, and 16-bit
-    grey for labels up to 65535; a `.tif` is uint32 with lossless compression.
+    A `.png` is a palette image for labels up to 255, and 16-bit grey for labels up to 65535; a `.tif` is uint32 with
+    lossless compression. `palette` holds the colours, uint8 `[n, 3]`, by default those of `label_palette`.
 
     Raises:
         TypeError: not integers.
@@ -285,7 +287,7 @@ def write_label_map(path: str | os.PathLike[str], labels: NDArray[Any]) -> None:
         with whole_file(path) as temporary:
             tifffile.imwrite(temporary, labels.astype(np.uint32), compression="zlib")
     elif suffix == ".png" and largest < _GREY_LABELS:
-        _write_label_png(path, labels, largest)
+        _write_label_png(path, labels, label_palette(largest + 1) if palette is None else palette)
     else:
         want = label_map_suffix(largest + 1)
         text = f"cannot hold labels up to {largest} with the suffix {suffix!r}; use {want!r}"
@@ -305,12 +307,12 @@ def _largest_label(path: Path, labels: NDArray[Any]) -> int:
     return largest
 
 
-def _write_label_png(path: Path, labels: NDArray[Any], largest: int) -> None:
+def _write_label_png(path: Path, labels: NDArray[Any], palette: NDArray[np.uint8]) -> None:
     from PIL import Image
 
-    if largest < _PALETTE_LABELS:
+    if labels.max() < _PALETTE_LABELS:
         image = Image.fromarray(np.ascontiguousarray(labels, np.uint8))
-        image.putpalette(label_palette(largest + 1).tobytes())
+        image.putpalette(palette[:_PALETTE_LABELS].tobytes())
     else:
         image = Image.fromarray(np.ascontiguousarray(labels, np.uint16))
     _save_png(path, image)

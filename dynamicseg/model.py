@@ -130,7 +130,8 @@ def network_with(
 def coordinates(rows: Tensor, columns: Tensor, height: int, width: int) -> Tensor:
     """Planes ``[2, h, w]`` for rows ``[h]`` and columns ``[w]``, given by number, of an image of this size."""
     down, right = (2 * rows + 1) / height - 1, (2 * columns + 1) / width - 1
-    return torch.stack([down[:, None].expand(len(rows), len(columns)), right.expand(len(rows), len(columns))])
+    size = rows.shape[0], columns.shape[0]  # not len(), which torch.export takes for a constant
+    return torch.stack([down[:, None].expand(size), right.expand(size)])
 
 
 def seeded_network(in_channels: int, config: SegmenterConfig) -> SegmentationNetwork:

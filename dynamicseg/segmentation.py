@@ -152,8 +152,121 @@ def _known_formats(formats: str | Sequence[str]) -> set[str]:
     return set(wanted)
 
 
+class LabelledImage:
+    """A label map over its image: what is drawn of the two, and the files they are saved as.
+
+    Whatever derives from it has these attributes:
+
+    Attributes:
+        labels: int32 `[H, W]`, 0 to `n_labels` - 1.
+        n_labels: how many labels there are.
+        image: `[H, W, C]` as given; the overlay is drawn over it.
+    """
+
+    labels: NDArray[np.int32]
+    n_labels: int
+    image: NDArray[Any]
+
+    def __post_init__(self) -> None:
+        """Check that the parts fit together: ValueError or TypeError if they do not."""
+        labels, image = self.labels, self.image
+        if labels.dtype != np.int32 or labels.ndim != 2 or labels.size == 0:
+            raise TypeError(f"labels are {labels.dtype} {labels.shape}; want int32 [H, W]")
+        if image.ndim != 3 or image.shape[:2] != labels.shape:
+            raise ValueError(f"image is {image.shape}, labels are {labels.shape}; want [H, W, C]")
+        smallest, largest = int(labels.min()), int(labels.max())
+        if smallest < 0 or largest >= self.n_labels:
+            raise ValueError(f"labels run from {smallest} to {largest}; want 0 to n_labels - 1 = {self.n_labels - 1}")
+
+    @property
+    def palette(self) -> NDArray[np.uint8]:
+        """The colour of each label, uint8 `[n_labels, 3]`."""
+        return label_palette(self.n_labels)
+
+    def areas(self) -> NDArray[np.int64]:
+        """Return the number of pixels of each label, int64 `[n_labels]`."""
+        return np.bincount(self.labels.ravel(), minlength=self.n_labels).astype(np.int64)
+
+    def boundaries(self) -> NDArray[np.bool_]:
+        """Return bool `[H, W]`: pixels with a 4-neighbour of another label.
+
+        Two pixels wide, one on each side of an edge, as `skimage.segmentation.find_boundaries` with `mode="thick"`; its
+        other modes treat label 0 as background, here it is a region like any other.
+        """
+        higher, lower = _edge_sides(self.labels)
+        return higher | lower
+
+    def overlay(self, alpha: float = 0.45) -> NDArray[np.uint8]:
+        """Return the label colours over the image, with boundaries, as uint8 `[H, W, 3]`.
+
+        Each boundary is a light line beside a dark one, so that it shows on any photo.
+
+        Args:
+            alpha: from 0, the image alone with boundaries, to 1, the colours alone.
+
+        Raises:
+            ValueError: alpha is not in 0 to 1.
+        """
+        if not 0.0 <= alpha <= 1.0:
+            raise ValueError(f"alpha is {alpha}; want 0 to 1")
+        colours = self.palette.astype(np.float32) * np.float32(alpha)
+        blended = display_rgb(self.image) * np.float32(1.0 - alpha) + colours[self.labels]
+        result: NDArray[np.uint8] = np.rint(blended).astype(np.uint8)
+        light, dark = _edge_sides(self.labels)
+        result[dark] = 0
+        result[light] = 255
+        return result
+
+    def metadata(self) -> dict[str, Any]:
+        """Return everything but the pixels, ready for strict JSON."""
+        raise NotImplementedError
+
+    def save(
+        self,
+        directory: str | os.PathLike[str],
+        stem: str,
+        formats: str | Sequence[str] = DEFAULT_FORMATS,
+    ) -> list[Path]:
+        """Write `<stem>_labels.png`, `<stem>_overlay.png`, `<stem>.json` and what else is asked.
+
+        Each file appears whole or not at all. The JSON is written last and an old one is removed
+        first, so where it is, the files belong together.
+
+        Args:
+            directory: the output folder; made if it is missing.
+            stem: see `output_paths`.
+            formats: see `output_paths`.
+
+        Returns:
+            The files, in the order of writing.
+
+        Raises:
+            ValueError: see `output_paths`.
+            OSError: the folder cannot be written to.
+        """
+        paths = output_paths(directory, stem, formats, n_labels=self.n_labels)
+        if "json" in paths:
+            paths["json"].unlink(missing_ok=True)
+        for name, path in paths.items():
+            self._write(name, path)
+        return list(paths.values())
+
+    def _write(self, name: str, path: Path) -> None:
+        if name == "png":
+            write_label_map(path, self.labels, self.palette)
+        elif name == "npy":
+            with whole_file(path) as temporary:
+                np.save(temporary, self.labels, allow_pickle=False)
+        elif name == "boundaries":
+            write_image(path, self.boundaries().astype(np.uint8) * np.uint8(255))
+        elif name == "overlay":
+            write_image(path, self.overlay())
+        else:
+            write_json(path, self.metadata())
+
+
 @dataclass(frozen=True, eq=False)
-class Segmentation:
+class Segmentation(LabelledImage):
     """The segmentation of one image.
 
     Attributes:
@@ -188,56 +301,11 @@ class Segmentation:
     trained_size: tuple[int, int] | None = None
     threads: int | None = None
 
-    def __post_init__(self) -> None:
-        """Check that the parts fit together: ValueError or TypeError if they do not."""
-        labels, image = self.labels, self.image
-        if labels.dtype != np.int32 or labels.ndim != 2 or labels.size == 0:
-            raise TypeError(f"labels are {labels.dtype} {labels.shape}; want int32 [H, W]")
-        if image.ndim != 3 or image.shape[:2] != labels.shape:
-            raise ValueError(f"image is {image.shape}, labels are {labels.shape}; want [H, W, C]")
-        smallest, largest = int(labels.min()), int(labels.max())
-        if smallest < 0 or largest >= self.n_labels:
-            raise ValueError(f"labels run from {smallest} to {largest}; want 0 to n_labels - 1 = {self.n_labels - 1}")
-
     def __repr__(self) -> str:
         """Return one line: size, labels, steps and source."""
         height, width = self.labels.shape
         source = f", source={self.source!r}" if self.source is not None else ""
         return f"Segmentation({height}x{width}, n_labels={self.n_labels}, steps={len(self.history)}{source})"
-
-    def areas(self) -> NDArray[np.int64]:
-        """Return the number of pixels of each label, int64 `[n_labels]`."""
-        return np.bincount(self.labels.ravel(), minlength=self.n_labels).astype(np.int64)
-
-    def boundaries(self) -> NDArray[np.bool_]:
-        """Return bool `[H, W]`: pixels with a 4-neighbour of another label.
-
-        Two pixels wide, one on each side of an edge, as `skimage.segmentation.find_boundaries` with `mode="thick"`; its
-        other modes treat label 0 as background, here it is a region like any other.
-        """
-        higher, lower = _edge_sides(self.labels)
-        return higher | lower
-
-    def overlay(self, alpha: float = 0.45) -> NDArray[np.uint8]:
-        """Return the label colours over the image, with boundaries, as uint8 `[H, W, 3]`.
-
-        Each boundary is a light line beside a dark one, so that it shows on any photo.
-
-        Args:
-            alpha: from 0, the image alone with boundaries, to 1, the colours alone.
-
-        Raises:
-            ValueError: alpha is not in 0 to 1.
-        """
-        if not 0.0 <= alpha <= 1.0:
-            raise ValueError(f"alpha is {alpha}; want 0 to 1")
-        colours = label_palette(self.n_labels).astype(np.float32) * np.float32(alpha)
-        blended = display_rgb(self.image) * np.float32(1.0 - alpha) + colours[self.labels]
-        result: NDArray[np.uint8] = np.rint(blended).astype(np.uint8)
-        light, dark = _edge_sides(self.labels)
-        result[dark] = 0
-        result[light] = 255
-        return result
 
     def metadata(self) -> dict[str, Any]:
         """Return everything but the pixels, ready for strict JSON; NaN and infinity become None."""
@@ -254,56 +322,13 @@ class Segmentation:
             "config": self.config.model_dump(mode="json"),
             "threads": self.threads,
             "timings": self.timings,
-            "versions": _versions(),
+            "versions": versions(),
             "stopped": self.stopped,
             "history": self.history,
         }
-        ready = _json_ready(described)
+        ready = json_ready(described)
         assert isinstance(ready, dict)
         return ready
-
-    def save(
-        self,
-        directory: str | os.PathLike[str],
-        stem: str,
-        formats: str | Sequence[str] = DEFAULT_FORMATS,
-    ) -> list[Path]:
-        """Write `<stem>_labels.png`, `<stem>_overlay.png`, `<stem>.json` and what else is asked.
-
-        Each file appears whole or not at all. The JSON is written last and an old one is removed
-        first, so where it is, the files belong together.
-
-        Args:
-            directory: the output folder; made if it is missing.
-            stem: see `output_paths`.
-            formats: see `output_paths`.
-
-        Returns:
-            The files, in the order of writing.
-
-        Raises:
-            ValueError: see `output_paths`.
-            OSError: the folder cannot be written to.
-        """
-        paths = output_paths(directory, stem, formats, n_labels=self.n_labels)
-        if "json" in paths:
-            paths["json"].unlink(missing_ok=True)
-        for name, path in paths.items():
-            self._write(name, path)
-        return list(paths.values())
-
-    def _write(self, name: str, path: Path) -> None:
-        if name == "png":
-            write_label_map(path, self.labels)
-        elif name == "npy":
-            with whole_file(path) as temporary:
-                np.save(temporary, self.labels, allow_pickle=False)
-        elif name == "boundaries":
-            write_image(path, self.boundaries().astype(np.uint8) * np.uint8(255))
-        elif name == "overlay":
-            write_image(path, self.overlay())
-        else:
-            write_json(path, self.metadata())
 
 
 def _edge_sides(
@@ -325,16 +350,17 @@ def _edge_sides(
     return higher, lower
 
 
-def _versions() -> dict[str, str]:
-    versions = {
+def versions() -> dict[str, str]:
+    """Return the versions of what a result depends on, by name."""
+    found = {
         "dynamicseg": package_version(),
         "python": platform.python_version(),
         "numpy": np.__version__,
     }
     torch = sys.modules.get("torch")  # never imported for this: it takes seconds
     if torch is not None:
-        versions["torch"] = str(torch.__version__)
-    return versions
+        found["torch"] = str(torch.__version__)
+    return found
 
 
 def package_version() -> str:
@@ -347,16 +373,16 @@ def package_version() -> str:
         return "0+unknown"
 
 
-def _json_ready(value: object) -> object:
+def json_ready(value: object) -> object:
     """Return the value in plain Python types; NaN and infinity become None."""
     if isinstance(value, Mapping):
-        return {str(key): _json_ready(item) for key, item in value.items()}
+        return {str(key): json_ready(item) for key, item in value.items()}
     if isinstance(value, np.ndarray):
-        return _json_ready(value.tolist())
+        return json_ready(value.tolist())
     if isinstance(value, (list, tuple)):
-        return [_json_ready(item) for item in value]
+        return [json_ready(item) for item in value]
     if isinstance(value, np.generic):
-        return _json_ready(value.item())
+        return json_ready(value.item())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import torch
 
 from dynamicseg.config import SegmenterConfig
+from dynamicseg.memory import available_memory
 
 # Arrays of the size of a response map that are alive at once in a training step, measured: those kept for the backward
 # pass, gradients, what the convolution libraries reorder; and the differences and copies of the published loss.
@@ -40,7 +40,7 @@ def too_large(shape: tuple[int, ...], config: SegmenterConfig, device: torch.dev
 
 def check_memory(shape: tuple[int, ...], config: SegmenterConfig, device: torch.device) -> None:
     """Refuses what would not fit, before the system starts to swap or ends the process."""
-    available = _available_memory() if device.type == "cpu" else _available_on_gpu(device)
+    available = available_memory() if device.type == "cpu" else _available_on_gpu(device)
     if available is not None and training_bytes(shape, config) > available:
         raise MemoryError(too_large(shape, config, device, available))
 
@@ -49,18 +49,3 @@ def _available_on_gpu(device: torch.device) -> int:
     """Bytes that nobody has, and those that PyTorch keeps for its next tensors."""
     free, _ = torch.cuda.mem_get_info(device)
     return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-
-
-def _available_memory() -> int | None:
-    """Bytes that this process can still have, by the system and by its control group; None where Linux is not."""
-    try:
-        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text("ascii").splitlines())
-        available = int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return None
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = int((group / "memory.max").read_text("ascii"))
-        return min(available, limit - int((group / "memory.current").read_text("ascii")))
-    except (OSError, ValueError):  # no such group, or its limit is "max"
-        return available

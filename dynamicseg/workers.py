@@ -13,17 +13,18 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dynamicseg.exit_status import TERMINATED
 from dynamicseg.inputs import InputImage
+from dynamicseg.segmentation import is_saved
 
 if TYPE_CHECKING:
     from dynamicseg.segmenter import Segmenter
@@ -46,9 +47,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Work:
-    """What is done with each image: read, segmented, saved."""
+    """What is done with each image: read, worked on, saved. What derives from it says how."""
 
-    segmenter: Segmenter
     output: Path
     formats: tuple[str, ...]
     channel_axis: int | None
@@ -58,12 +58,37 @@ class Work:
     def do(self, image: InputImage, show: Show) -> Outcome:
         """Whatever the image meets becomes its outcome; only what ends the whole run is raised."""
         try:
-            return Outcome(image, False, self._segment(image, show))
+            return Outcome(image, False, self.finish(image, show))
         except Exception as error:
             hint = f"; or run fewer than {self.jobs} --jobs" if isinstance(error, MemoryError) and self.jobs > 1 else ""
             return Outcome(image, True, _named(image, error) + hint)
 
-    def _segment(self, image: InputImage, show: Show) -> str:
+    def finish(self, image: InputImage, show: Show) -> str:
+        """Works on the image and saves the result; returns one line that starts with the path."""
+        raise NotImplementedError
+
+    def steps(self) -> int | None:
+        """How far ``show`` counts; None: nobody knows before."""
+        raise NotImplementedError
+
+    def settings(self) -> Mapping[str, Any]:
+        """What decides the result, as it stands in its JSON: with other settings, an image is not yet done."""
+        raise NotImplementedError
+
+    def is_saved(self, image: InputImage) -> bool:
+        """Whether all files of the image are there."""
+        return is_saved(self.output, image.stem, self.formats)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentWork(Work):
+    """Each image is segmented, by a network trained on it."""
+
+    segmenter: Segmenter
+
+    def finish(self, image: InputImage, show: Show) -> str:
+        """Trains on the image, and saves its segmentation."""
+
         def on_step(record: StepRecord) -> None:
             show(record["step"], f"{record['n_labels']} labels, loss {record['loss']:.3f}")
 
@@ -78,11 +103,19 @@ class Work:
             f"{image.path}: {result.n_labels} labels, {counted}{why}, {result.timings['total']:.1f} s -> {written[0]}"
         )
 
+    def steps(self) -> int | None:
+        """Training may end before."""
+        return self.segmenter.config.max_steps
+
+    def settings(self) -> Mapping[str, Any]:
+        """The configuration."""
+        return {"config": self.segmenter.config.model_dump(mode="json")}
+
 
 def _named(image: InputImage, error: Exception) -> str:
     """One line that starts with the image's path."""
     text = " ".join(str(error).split()) or type(error).__name__
-    if not isinstance(error, (ValueError, TypeError, OSError, MemoryError)):
+    if not isinstance(error, (ValueError, TypeError, OSError, MemoryError, ImportError)):
         text = f"{type(error).__name__}: {text}"
     return text if text.startswith(str(image.path)) else f"{image.path}: {text}"
 

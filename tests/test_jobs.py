@@ -24,7 +24,7 @@ from PIL import Image
 from dynamicseg.batch import Batch
 from dynamicseg.inputs import InputImage, find_images
 from dynamicseg.segmenter import Segmenter
-from dynamicseg.workers import Outcome, Work, in_processes
+from dynamicseg.workers import Outcome, SegmentWork, in_processes
 
 PHOTO = np.ascontiguousarray(skimage.data.chelsea()[::8, ::8])
 COMMAND = [str(Path(sys.executable).with_name("dynamicseg")), "segment"]
@@ -88,7 +88,8 @@ def test_a_killed_process_is_one_line_and_the_others_go_on(
 ) -> None:
     for name in ("deadly.png", "deadly_too.png"):
         Image.fromarray(PHOTO).save(photos / name)
-    batch = Batch(KillingSegmenter(max_steps=1), tmp_path / "out", ("png", "json"), jobs=2)
+    work = SegmentWork(tmp_path / "out", ("png", "json"), None, 2, segmenter=KillingSegmenter(max_steps=1))
+    batch = Batch(work)
     assert batch.run(find_images([str(photos)])) == 1
     assert names_in(tmp_path / "out") == sorted(f"{name}{tail}" for name in "abc" for tail in (".json", "_labels.png"))
     first, second = capfd.readouterr().err.splitlines()
@@ -110,7 +111,7 @@ def test_a_process_killed_between_two_images_costs_none(
             return super().submit(*arguments, **options)
 
     monkeypatch.setattr("dynamicseg.workers.ProcessPoolExecutor", BrokenBeforeTheSecond)
-    work = Work(Segmenter(max_steps=1), tmp_path / "out", ("png",), None)
+    work = SegmentWork(tmp_path / "out", ("png",), None, segmenter=Segmenter(max_steps=1))
     images = [InputImage(photos / f"{name}.png", name) for name in "ab"]
     outcomes = list(in_processes(images, work, threads=1, show=lambda *_: None))
     assert [(outcome.image.stem, outcome.failed) for outcome in outcomes] == [("a", False), ("b", False)]
@@ -118,7 +119,7 @@ def test_a_process_killed_between_two_images_costs_none(
 
 
 def test_what_does_not_fit_may_fit_with_fewer_jobs(photos: Path, tmp_path: Path) -> None:
-    work = Work(FullSegmenter(), tmp_path / "out", ("png",), None, jobs=3)
+    work = SegmentWork(tmp_path / "out", ("png",), None, 3, segmenter=FullSegmenter())
     assert work.do(InputImage(photos / "a.png", "a"), lambda *_: None) == Outcome(
         InputImage(photos / "a.png", "a"), True, f"{photos / 'a.png'}: too large; or run fewer than 3 --jobs"
     )

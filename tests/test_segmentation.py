@@ -182,7 +182,7 @@ class TestMetadata:
         json.dumps(metadata, allow_nan=False)
 
     def test_torch_is_named_only_if_something_else_imported_it(self) -> None:
-        code = "from dynamicseg.segmentation import _versions; print(sorted(_versions()))"
+        code = "from dynamicseg.segmentation import versions; print(sorted(versions()))"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
         assert done.stdout.strip() == "['dynamicseg', 'numpy', 'python']"
 

@@ -129,7 +129,7 @@ def test_an_image_that_does_not_fit_into_memory_is_refused_with_a_size_that_does
     from dynamicseg import training_memory
     from dynamicseg.resizing import size_within
 
-    monkeypatch.setattr(training_memory, "_available_memory", lambda: 10**10)
+    monkeypatch.setattr(training_memory, "available_memory", lambda: 10**10)
     huge = np.broadcast_to(np.uint8(0), (200_000, 100_000, 3))
     refused = r"100000x200000 pixels takes about [\d.]+ GB, .* 10\.0 GB .*--max-side (\d+) \(in Python max_side=\1\)"
     with pytest.raises(MemoryError, match=refused) as caught:

@@ -49,3 +49,12 @@ fi
 venv/bin/python -c 'import skimage.data, PIL.Image; PIL.Image.fromarray(skimage.data.chelsea()[::4, ::4]).save("chelsea.png")'
 venv/bin/dynamicseg segment chelsea.png -o out --max-steps 3 --verbose
 test -s out/chelsea_labels.png -a -s out/chelsea_overlay.png -a -s out/chelsea.json
+
+# A small device: the wheel without what it depends on, beside NumPy, Pillow and ONNX Runtime.
+"$repository/.venv/bin/python" -c 'import pathlib, sys; sys.path.insert(0, sys.argv[1]); import onnx_models
+onnx_models.save(pathlib.Path("model.onnx"))' "$repository/tests"
+"$repository/.venv/bin/python" -m venv "$scratch/device"
+device/bin/python -m pip install --quiet --disable-pip-version-check numpy pillow onnxruntime
+device/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "$dist"/dynamicseg-*.whl
+device/bin/python -m dynamicseg.predict model.onnx chelsea.png -o predicted --verbose
+test -s predicted/chelsea_labels.png -a -s predicted/chelsea_overlay.png -a -s predicted/chelsea.json

@@ -1,0 +1,120 @@
+"""What a model file says of itself, as far as it takes to predict with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dynamicseg._files import Refusal
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+METADATA_KEY = "dynamicseg"
+"""Under this key an ONNX file holds the description, as JSON."""
+FORMAT_VERSION = 1
+MAX_DESCRIPTION_BYTES = 4 << 20
+
+_MOST = 4096  # bands, labels, pixels of the receptive field
+
+
+@dataclass(frozen=True, eq=False)
+class ModelContract:
+    """What goes into a model and what comes out.
+
+    Attributes:
+        bands: of the images that it takes.
+        label_count: labels are 0 to ``label_count`` - 1.
+        palette: uint8 ``[label_count, 3]``, the colour of each label.
+        radius: no pixel farther away than this has any influence on a label; None: all have.
+        stride: that holds of parts of an image that begin at multiples of it.
+        width: channels of the widest layer.
+        description: the whole JSON that it was read from.
+    """
+
+    bands: int
+    label_count: int
+    palette: NDArray[np.uint8]
+    radius: int | None
+    stride: int
+    width: int
+    description: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def bytes_per_pixel(self) -> int:
+        """About how much memory a pixel takes on its way through the model."""
+        # What goes into a layer and what comes out, in float32, and what convolution libraries reorder: 2.2 to 2.5 maps
+        # of the widest layer, measured with both runtimes at 32 and 100 channels. Responses of a network with a stride
+        # are enlarged to the size of the image.
+        maps = 3 * max(self.width, self.label_count) / self.stride**2
+        enlarged = 2 * self.label_count if self.stride > 1 else 0
+        return int(4 * (maps + enlarged)) + 16 * self.bands
+
+
+def read_contract(text: str | bytes) -> ModelContract:
+    """The contract in the description of a trained model, a JSON object.
+
+    Only what is needed here is looked at: ``model_description`` checks all of it, but needs pydantic, which a small
+    device does not have.
+
+    Raises:
+        Refusal: it is no JSON object, of another format version, or lacks something.
+    """
+    if len(text) > MAX_DESCRIPTION_BYTES:
+        raise Refusal(f"has a description of {len(text)} bytes, far more than any model has: it is damaged")
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        raise _damaged("it is no JSON") from None
+    if not isinstance(found, dict):
+        raise _damaged("it is no JSON object")
+    return contract_of(found)
+
+
+def contract_of(description: Mapping[str, Any]) -> ModelContract:
+    """As ``read_contract``, from what JSON has become."""
+    version = _number(description, "format_version", 0, 1 << 31)
+    if version != FORMAT_VERSION:
+        advice = "install a newer DynamicSeg" if version > FORMAT_VERSION else "export it again"
+        raise Refusal(f"is of format version {version}, this DynamicSeg reads {FORMAT_VERSION}: {advice}")
+    network = description.get("network")
+    if not isinstance(network, dict):
+        raise _damaged("it has no network")
+    label_count = _number(description, "label_count", 1, _MOST)
+    return ModelContract(
+        bands=_number(description, "bands", 1, _MOST),
+        label_count=label_count,
+        palette=_palette(description.get("palette"), label_count),
+        radius=None if description.get("receptive_field", 0) is None else _number(description, "receptive_field"),
+        stride=_number(network, "stride", 1, 64),
+        width=_number(network, "width", 1, _MOST),
+        description=description,
+    )
+
+
+def _number(description: Mapping[str, Any], name: str, least: int = 0, most: int = _MOST) -> int:
+    number = description.get(name)
+    if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= most:
+        raise _damaged(f"{name} is {str(number)[:40]}, not a whole number of {least} to {most}")
+    return number
+
+
+def _palette(colours: object, label_count: int) -> NDArray[np.uint8]:
+    if not isinstance(colours, list) or len(colours) != label_count:
+        raise _damaged(f"palette does not hold {label_count} colours")
+    for colour in colours:
+        if not isinstance(colour, list) or len(colour) != 3 or not all(_is_byte(part) for part in colour):
+            raise _damaged(f"palette holds {str(colour)[:40]}, not three numbers of 0 to 255")
+    return np.array(colours, np.uint8)
+
+
+def _is_byte(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 255
+
+
+def _damaged(what: str) -> Refusal:
+    return Refusal(f"has a damaged description: {what}; copy or export it again")

@@ -1,0 +1,105 @@
+"""A GPU by way of NVIDIA's driver alone: its name, its memory, copies. TensorRT needs no more, and it is always there.
+
+https://docs.nvidia.com/cuda/cuda-driver-api/
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_LIBRARIES = ("libcuda.so.1", "nvcuda.dll")
+_MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
+_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
+_NAME_BYTES = 256
+
+
+class Gpu:
+    """One GPU, its primary context, and a stream of our own.
+
+    Attributes:
+        name: as the driver calls it.
+        compute_capability: as ``"8.6"``.
+        stream: to be handed to TensorRT.
+
+    Raises:
+        ValueError: there is no driver, or no such GPU.
+    """
+
+    def __init__(self, index: int = 0) -> None:
+        self._driver = _driver()
+        self._do("cuInit", ctypes.c_uint(0))
+        count = ctypes.c_int()
+        self._do("cuDeviceGetCount", ctypes.byref(count))
+        if index >= count.value:
+            raise ValueError(f"device cuda:{index}: there are only {count.value} GPUs, numbered from 0")
+        device = ctypes.c_int()
+        self._do("cuDeviceGet", ctypes.byref(device), ctypes.c_int(index))
+        text = ctypes.create_string_buffer(_NAME_BYTES)
+        self._do("cuDeviceGetName", text, ctypes.c_int(_NAME_BYTES), device)
+        self.name = text.value.decode(errors="replace")
+        self.compute_capability = f"{self._attribute(_MAJOR, device)}.{self._attribute(_MINOR, device)}"
+        context = ctypes.c_void_p()
+        self._do("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
+        self._context = context
+        self.use()
+        stream = ctypes.c_void_p()
+        self._do("cuStreamCreate", ctypes.byref(stream), ctypes.c_uint(_NON_BLOCKING))
+        self._stream = stream
+        self.stream = int(stream.value or 0)
+
+    def use(self) -> None:
+        """Makes this GPU the one that the calling thread works on."""
+        self._do("cuCtxSetCurrent", self._context)
+
+    def allocate(self, nbytes: int) -> int:
+        """The address of so many bytes; MemoryError if there are not so many."""
+        address = ctypes.c_uint64()
+        try:
+            self._do("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(nbytes))
+        except ValueError as error:
+            raise MemoryError(f"{self.name} has no {nbytes} bytes left ({error})") from None
+        return address.value
+
+    def free(self, address: int) -> None:
+        """Gives back what ``allocate`` gave."""
+        self._do("cuMemFree_v2", ctypes.c_uint64(address))
+
+    def copy_in(self, address: int, array: NDArray[Any]) -> None:
+        """From a contiguous array, in the order of the stream."""
+        source = array.ctypes.data_as(ctypes.c_void_p)
+        self._do("cuMemcpyHtoDAsync_v2", ctypes.c_uint64(address), source, ctypes.c_size_t(array.nbytes), self._stream)
+
+    def copy_out(self, array: NDArray[Any], address: int) -> None:
+        """Into a contiguous array; it is filled once ``wait`` returns."""
+        target = array.ctypes.data_as(ctypes.c_void_p)
+        self._do("cuMemcpyDtoHAsync_v2", target, ctypes.c_uint64(address), ctypes.c_size_t(array.nbytes), self._stream)
+
+    def wait(self) -> None:
+        """Until all that was handed to the stream is done."""
+        self._do("cuStreamSynchronize", self._stream)
+
+    def _attribute(self, which: int, device: ctypes.c_int) -> int:
+        value = ctypes.c_int()
+        self._do("cuDeviceGetAttribute", ctypes.byref(value), ctypes.c_int(which), device)
+        return value.value
+
+    def _do(self, function: str, *arguments: Any) -> None:
+        status = getattr(self._driver, function)(*arguments)
+        if status != 0:
+            text = ctypes.c_char_p()
+            self._driver.cuGetErrorString(ctypes.c_int(status), ctypes.byref(text))
+            reason = (text.value or b"unknown").decode(errors="replace")
+            raise ValueError(f"the CUDA driver refuses {function}: {reason} ({status})")
+
+
+def _driver() -> Any:
+    for name in _LIBRARIES:
+        try:
+            return ctypes.CDLL(name)
+        except OSError:
+            continue
+    raise ValueError(f"engines run on an NVIDIA GPU, and there is no driver for one here ({_LIBRARIES[0]} is missing)")

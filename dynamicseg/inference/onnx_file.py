@@ -1,0 +1,249 @@
+"""A look into an ONNX file before ONNX Runtime gets it: foreign, damaged and dangerous files end here.
+
+What is refused on purpose, though ONNX knows it: weights in other files, which could be any file of the system;
+operators of other domains, which run other people's code or load other files; loops, branches and functions, of which
+no exported model has any, and without which every run comes to an end; tensors that hold less than they say.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dynamicseg._files import Refusal, opened
+from dynamicseg.inference.contract import METADATA_KEY, ModelContract, read_contract
+from dynamicseg.inference.protobuf import BYTES, fields, nested, text, varints
+
+MAX_BYTES = 1 << 30
+"""Far more than the largest network that can be trained; protocol buffers end at twice that."""
+
+_MAX_PARTS = 100_000  # nodes, tensors and attributes, counted together
+_MAX_AXES = 8
+_MAX_AXIS_ATTRIBUTE = 4096  # of convolutions: pads, strides, dilations
+
+# What export writes, and what its optimisers and quantiser make of it.
+# fmt: off
+_OPERATORS = frozenset([
+    "Add", "ArgMax", "AveragePool", "BatchNormalization", "Cast", "Ceil", "Clip", "Concat", "Constant",
+    "ConstantOfShape", "Conv", "DequantizeLinear", "Div", "Equal", "Expand", "Flatten", "Floor", "Gather", "Greater",
+    "Identity", "LeakyRelu", "Less", "Max", "Min", "Mod", "Mul", "Neg", "Pad", "QLinearConv", "QuantizeLinear", "Range",
+    "Reciprocal", "Relu", "Reshape", "Resize", "Shape", "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Transpose",
+    "Unsqueeze", "Where",
+])
+# fmt: on
+_OPERATOR_DOMAINS = frozenset(["", "ai.onnx"])
+
+# Bytes of an element by its number in TensorProto.DataType.
+_ELEMENT_BYTES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 16: 2}
+_TYPE_NAMES = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 10: "float16", 11: "float64"}
+_UINT8, _INT32 = 2, 6
+
+
+@dataclass(frozen=True, eq=False)
+class OnnxFile:
+    """A file that has passed.
+
+    Attributes:
+        content: the whole file; what runs is this, not what is at the path by then.
+        contract: what the model says of itself.
+        shape: batch, height, width and bands of its input; None: any.
+        operators: how often each operator occurs.
+    """
+
+    content: bytes
+    contract: ModelContract
+    shape: tuple[int | None, int | None, int | None, int | None]
+    operators: Counter[str]
+
+
+def read_onnx(path: Path) -> OnnxFile:
+    """Reads an exported model.
+
+    Raises:
+        ValueError: it is none, is damaged, or holds what no exported model holds; one line that starts with the path.
+        OSError: it cannot be read.
+    """
+    with opened(path) as file:
+        if os.fstat(file.fileno()).st_size > MAX_BYTES:
+            raise Refusal(f"has more than {MAX_BYTES} bytes: no exported model is so large")
+        return _look_into(file.read())
+
+
+def _look_into(content: bytes) -> OnnxFile:
+    model = _Model(memoryview(content))
+    if METADATA_KEY not in model.metadata:
+        raise Refusal(
+            "is a foreign ONNX file: it lacks the description of a trained model; write it with dynamicseg export"
+        )
+    contract = read_contract(model.metadata[METADATA_KEY])
+    batch, height, width, bands = _shape(model.inputs, "image", _UINT8, 4)
+    _shape(model.outputs, "labels", _INT32, 3)
+    if bands is not None and bands != contract.bands:
+        raise Refusal(f"takes images of {bands} bands, but its description says {contract.bands}: export it again")
+    if (height is None) != (width is None):
+        raise Refusal("fixes only one of height and width: export it again, with --static or --dynamic")
+    return OnnxFile(content, contract, (batch, height, width, bands), model.operators)
+
+
+def _shape(values: dict[str, tuple[int, list[int | None]]], name: str, kind: int, axes: int) -> list[int | None]:
+    what = "input" if name == "image" else "output"
+    if set(values) != {name}:
+        found = ", ".join(sorted(values)[:4]) or "none"
+        raise Refusal(f"wants one {what} named {name}, has {found}: it was not written by dynamicseg export")
+    found_kind, shape = values[name]
+    if found_kind != kind or len(shape) != axes:
+        found = f"{_TYPE_NAMES.get(found_kind, found_kind)} of {len(shape)} axes"
+        raise Refusal(f"has an {what} {name} of {found}, not {_TYPE_NAMES[kind]} of {axes}: export it again")
+    if any(size is not None and not 1 <= size <= 1 << 20 for size in shape):
+        raise Refusal(f"has an {what} {name} of shape {shape}: export it again")
+    return shape
+
+
+class _Model:
+    """What is looked at in a ModelProto."""
+
+    def __init__(self, content: memoryview) -> None:
+        self.metadata: dict[str, str] = {}
+        self.inputs: dict[str, tuple[int, list[int | None]]] = {}
+        self.outputs: dict[str, tuple[int, list[int | None]]] = {}
+        self.operators: Counter[str] = Counter()
+        self._parts = 0
+        graphs = 0
+        for number, _, value in self._fields(content):
+            if number == 7:
+                graphs += 1
+                self._graph(nested(value))
+            elif number == 14:
+                self._metadata(nested(value))
+            elif number in (20, 25):
+                raise Refusal("holds functions or training, which no exported model has: export it again")
+        if graphs != 1:
+            raise Refusal(f"is no ONNX file: it holds {graphs} graphs; pass one that dynamicseg export has written")
+
+    def _fields(self, message: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
+        for field in fields(message):
+            self._parts += 1
+            if self._parts > 16 * _MAX_PARTS:
+                raise Refusal("has far more parts than any exported model: export it again")
+            yield field
+
+    def _metadata(self, entry: memoryview) -> None:
+        found = {number: text(value) for number, _, value in self._fields(entry) if number in (1, 2)}
+        self.metadata[found.get(1, "")] = found.get(2, "")
+
+    def _graph(self, graph: memoryview) -> None:
+        for number, _, value in self._fields(graph):
+            if number == 1:
+                self._node(nested(value))
+            elif number == 5:
+                self._tensor(nested(value))
+            elif number == 15:
+                raise Refusal("holds sparse weights, which no exported model has: export it again")
+            elif number in (11, 12):
+                name, kind, shape = self._value(nested(value))
+                (self.inputs if number == 11 else self.outputs)[name] = (kind, shape)
+
+    def _node(self, node: memoryview) -> None:
+        operator = domain = ""
+        attributes = []
+        for number, _, value in self._fields(node):
+            if number == 4:
+                operator = text(value)
+            elif number == 7:
+                domain = text(value)
+            elif number == 5:
+                attributes.append(nested(value))
+        if domain not in _OPERATOR_DOMAINS or operator not in _OPERATORS:
+            shown = f"{domain}.{operator}" if domain else operator
+            raise Refusal(f"uses the operator {shown[:60]!r}, which no exported model has: export it again")
+        self.operators[operator] += 1
+        for attribute in attributes:
+            self._attribute(operator, attribute)
+
+    def _attribute(self, operator: str, attribute: memoryview) -> None:
+        tensors = 0
+        for number, wire_type, value in self._fields(attribute):
+            if number == 5:
+                tensors += 1
+                self._tensor(nested(value))
+                if tensors > 1:  # the library would make one of the two
+                    raise Refusal(f"has two tensors in one place of {operator}: it is damaged")
+            elif number in (6, 10, 11, 21, 22, 23):
+                raise Refusal(f"has a graph inside {operator}, which no exported model has: export it again")
+            elif number == 8 and operator in ("Conv", "QLinearConv", "AveragePool"):
+                numbers = varints(nested(value)) if wire_type == BYTES else [value]
+                if any(not isinstance(n, int) or n > _MAX_AXIS_ATTRIBUTE for n in numbers):
+                    raise Refusal(f"has a {operator} of absurd shape: export it again")
+
+    def _tensor(self, tensor: memoryview) -> None:
+        dims: list[int] = []
+        kind = held = 0
+        raw: int | None = None
+        for number, wire_type, value in self._fields(tensor):
+            if number == 1:
+                dims += varints(nested(value)) if wire_type == BYTES else [_whole(value)]
+            elif number == 2:
+                kind = _whole(value)
+            elif number in (13, 14) and not (number == 14 and value == 0):
+                raise Refusal(
+                    "keeps weights in other files, which are never opened: export it again, which writes one file"
+                )
+            elif number == 9:
+                raw = len(nested(value))
+            elif number in (4, 5, 7, 10, 11):
+                held += _count(number, wire_type, value)
+            elif number == 6:
+                kind = 0  # text
+        if len(dims) > _MAX_AXES or kind not in _ELEMENT_BYTES:
+            raise Refusal(
+                f"holds a tensor of type {kind} and {len(dims)} axes, which no exported model has: export it again"
+            )
+        elements = math.prod(dims)
+        if raw != elements * _ELEMENT_BYTES[kind] if raw is not None else held != elements:
+            raise Refusal("is damaged: a tensor in it holds more or less than it says; copy or export it again")
+
+    def _value(self, value: memoryview) -> tuple[str, int, list[int | None]]:
+        """Name, element type and shape of an input or output; None stands for any size."""
+        name, kind, shape = "", 0, list[int | None]()
+        for number, _, found in self._fields(value):
+            if number == 1:
+                name = text(found)
+            elif number == 2:
+                for type_number, _, tensor_type in self._fields(nested(found)):
+                    if type_number == 1:
+                        kind, shape = self._tensor_type(nested(tensor_type))
+        return name, kind, shape
+
+    def _tensor_type(self, tensor_type: memoryview) -> tuple[int, list[int | None]]:
+        kind, shape = 0, list[int | None]()
+        for number, _, value in self._fields(tensor_type):
+            if number == 1:
+                kind = _whole(value)
+            elif number == 2:
+                shape = [self._dimension(nested(dim)) for n, _, dim in self._fields(nested(value)) if n == 1]
+        return kind, shape
+
+    def _dimension(self, dimension: memoryview) -> int | None:
+        sizes = [_whole(value) for number, _, value in self._fields(dimension) if number == 1]
+        return sizes[-1] if sizes else None
+
+
+def _whole(value: int | memoryview) -> int:
+    if isinstance(value, int):
+        return value
+    raise Refusal("is no ONNX file, or it is damaged: copy it again")
+
+
+def _count(number: int, wire_type: int, value: int | memoryview) -> int:
+    """How many numbers a field of a tensor holds: float_data, int32_data, int64_data, double_data, uint64_data."""
+    if wire_type != BYTES or isinstance(value, int):
+        return 1
+    if number in (4, 10):
+        return len(value) // (4 if number == 4 else 8)
+    return int(np.count_nonzero(np.frombuffer(value, np.uint8) < 0x80))  # the last byte of each number

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from export_models import a_model, photo, photo_folder
+
+from dynamicseg.export import export, graph
+from dynamicseg.export.folding import convolutions_of, folded
+from dynamicseg.export.images import MAX_IMAGES, as_bytes, images_in, photos_at_hand
+from dynamicseg.export.parity import TooLittleAgreement, agreement
+from dynamicseg.io import write_image
+from dynamicseg.model import SegmentationNetwork
+
+
+def spoiled(network: SegmentationNetwork) -> SegmentationNetwork:
+    """A folded network that prefers its first label a little too much."""
+    result = folded(network)
+    bias = convolutions_of(result)[-1].bias
+    assert bias is not None
+    with torch.no_grad():
+        bias[0] += 0.5
+    return result
+
+
+def test_a_spoiled_export_is_refused_and_leaves_no_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(graph, "folded", spoiled)
+    out = tmp_path / "out"
+    message = (
+        r"^the graph in fp32 agrees with the model in \d+\.\d+ % of the pixels, 99.9 % are wanted: no file was written"
+    )
+    with pytest.raises(TooLittleAgreement, match=message):
+        export(a_model(), out / "m.onnx")
+    assert list(out.iterdir()) == []
+    exported = export(a_model(), out / "m.onnx", min_agreement=0.5)
+    assert exported.agreement is not None
+    assert 0.5 < exported.agreement < 0.999
+    before = (out / "m.onnx").read_bytes()
+    with pytest.raises(TooLittleAgreement):
+        export(a_model(), out / "m.onnx")
+    assert (out / "m.onnx").read_bytes() == before
+
+
+def test_agreement_counts_pixels_of_all_images() -> None:
+    small, large = np.zeros((1, 2, 3), np.uint8), np.zeros((2, 4, 3), np.uint8)
+
+    def zeros(image: Any) -> Any:
+        return np.zeros(image.shape[:2], np.int32)
+
+    def first_is_one(image: Any) -> Any:
+        labels = zeros(image)
+        labels[0, 0] = 1
+        return labels
+
+    found = agreement(first_is_one, zeros, [small, large])
+    assert (found.share, found.worst) == (8 / 10, 1 / 2)
+
+
+def test_images_are_spread_over_a_folder_and_cut_to_size(tmp_path: Path) -> None:
+    for index in range(MAX_IMAGES + 9):
+        write_image(tmp_path / f"{index:03}.png", np.full((8, 9, 3), index, np.uint8))
+    found = images_in(tmp_path, 3, None)
+    assert len(found.images) == MAX_IMAGES
+    assert [image[0, 0, 0] for image in (found.images[0], found.images[-1])] == [0, MAX_IMAGES + 8]
+    assert {image.shape for image in images_in(tmp_path, 3, (5, 12)).images} == {(5, 12, 3)}
+
+
+@pytest.mark.parametrize("bands", [1, 2, 3, 7])
+def test_there_are_photos_of_any_bands(bands: int) -> None:
+    for image in photos_at_hand(bands, None).images:
+        assert image.shape[2] == bands
+        assert image.std(axis=(0, 1)).min() > 5
+
+
+def test_images_become_bytes_as_predictions_take_them() -> None:
+    assert as_bytes(np.array([[[0, 128, 129, 65535]]], np.uint16)).ravel().tolist() == [0, 0, 1, 255]
+    assert as_bytes(np.array([[[0, 0.5, 1]]], np.float32)).ravel().tolist() == [0, 128, 255]
+    with pytest.raises(ValueError, match="values from 0 to 3; floats are taken as 0 to 1"):
+        as_bytes(np.array([[[0, 3]]], np.float32))
+
+
+def test_images_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    model = a_model()
+    with pytest.raises(ValueError, match="nowhere: is no folder"):
+        export(model, tmp_path / "m.onnx", images=tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty: this folder holds no images"):
+        export(model, tmp_path / "m.onnx", images=tmp_path / "empty")
+    with pytest.raises(ValueError, match=r"a.png: has 1 bands, the model takes 3"):
+        export(model, tmp_path / "m.onnx", images=photo_folder(tmp_path / "grey", bands=1))
+    (tmp_path / "grey" / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(ValueError, match=r"a.png: "):
+        export(model, tmp_path / "m.onnx", precision="int8", calibration=tmp_path / "grey")
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_images_of_many_bands_are_compared_too(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    tifffile.imwrite(tmp_path / "photos" / "a.tif", photo(5).astype(np.uint16) * 257, planarconfig="contig")
+    exported = export(a_model(bands=5), tmp_path / "m.onnx", images=tmp_path / "photos")
+    assert exported.agreement is not None
+    assert exported.agreement > 0.999
+    assert exported.metadata["export"]["images"]["count"] == 1

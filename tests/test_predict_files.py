@@ -1,0 +1,285 @@
+"""ONNX files that are damaged, foreign or dangerous: one clear error, and ONNX Runtime never sees those."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_models
+import onnxruntime
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+from onnx_models import description
+
+from dynamicseg._files import Refusal
+from dynamicseg.inference import onnx_file
+from dynamicseg.inference.onnx_file import read_onnx
+from dynamicseg.inference.protobuf import fields
+from dynamicseg.predict import load
+
+
+@pytest.fixture
+def never_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime must not see the file."""
+
+    def session(*_: Any, **__: Any) -> None:
+        raise AssertionError("ONNX Runtime was given the file")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(ValueError, match=r"m\.onnx: ") as caught:
+        load(path)
+    text = str(caught.value)
+    assert text.startswith(f"{path}: ")
+    assert len(text.splitlines()) == 1
+    return text
+
+
+def test_what_is_read_is_what_the_file_says(tmp_path: Path) -> None:
+    found = read_onnx(onnx_models.save(tmp_path / "m.onnx", bands=4, labels=7, depth=3, width=6, size=(8, 9), batch=2))
+    assert found.shape == (2, 8, 9, 4)
+    assert (found.contract.bands, found.contract.label_count, found.contract.radius) == (4, 7, 3)
+    assert found.operators == {"Cast": 2, "Sub": 1, "Transpose": 1, "Conv": 4, "Relu": 3, "ArgMax": 1}
+    assert found.content == (tmp_path / "m.onnx").read_bytes()
+
+
+# ---- dangerous -------------------------------------------------------------------------------------------------------
+
+
+def external_weights(model: onnx.ModelProto) -> None:
+    tensor = model.graph.initializer[1]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", "../../../etc/passwd"
+
+
+def external_weights_in_a_constant(model: onnx.ModelProto) -> None:
+    tensor = TensorProto(data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
+    model.graph.node.append(helper.make_node("Constant", [], ["c"], value=tensor))
+
+
+def location_without_saying_so(model: onnx.ModelProto) -> None:
+    entry = model.graph.initializer[0].external_data.add()
+    entry.key, entry.value = "location", "weights.bin"
+
+
+def custom_operator(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("EPContext", [], ["c"], domain="com.microsoft", ep_cache_context="/x"))
+
+
+def unknown_operator(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("RandomNormal", [], ["c"], shape=[1 << 40]))
+
+
+def endless_loop(model: onnx.ModelProto) -> None:
+    body = helper.make_graph([], "body", [], [])
+    model.graph.node.append(helper.make_node("Loop", ["", ""], ["c"], body=body))
+
+
+def hidden_graph(model: onnx.ModelProto) -> None:
+    model.graph.node[0].attribute.append(helper.make_attribute("body", helper.make_graph([], "body", [], [])))
+
+
+def function(model: onnx.ModelProto) -> None:
+    node = helper.make_node("Identity", ["a"], ["b"])
+    model.functions.append(helper.make_function("", "Cast", ["a"], ["b"], [node], model.opset_import))
+
+
+def sparse_weights(model: onnx.ModelProto) -> None:
+    model.graph.sparse_initializer.add().dims.append(1)
+
+
+def enormous_tensor(model: onnx.ModelProto) -> None:
+    model.graph.initializer[1].dims[0] = 1 << 40
+
+
+def text_tensor(model: onnx.ModelProto) -> None:
+    model.graph.initializer.append(TensorProto(data_type=TensorProto.STRING, dims=[1], string_data=[b"text"]))
+
+
+def absurd_padding(model: onnx.ModelProto) -> None:
+    convolution = next(node for node in model.graph.node if node.op_type == "Conv")
+    (pads,) = (attribute for attribute in convolution.attribute if attribute.name == "pads")
+    pads.ints[0] = 1 << 30
+
+
+def two_graphs(model: onnx.ModelProto) -> bytes:
+    content: bytes = model.SerializeToString() + onnx.ModelProto(graph=model.graph).SerializeToString()
+    return content
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (external_weights, "keeps weights in other files"),
+        (external_weights_in_a_constant, "keeps weights in other files"),
+        (location_without_saying_so, "keeps weights in other files"),
+        (custom_operator, "uses the operator 'com.microsoft.EPContext'"),
+        (unknown_operator, "uses the operator 'RandomNormal'"),
+        (endless_loop, "uses the operator 'Loop'"),
+        (hidden_graph, "has a graph inside Cast"),
+        (function, "holds functions"),
+        (sparse_weights, "holds sparse weights"),
+        (enormous_tensor, "holds more or less than it says"),
+        (text_tensor, "a tensor of type 0"),
+        (absurd_padding, "has a Conv of absurd shape"),
+        (two_graphs, "is no ONNX file: it holds 2 graphs"),
+    ],
+)
+@pytest.mark.usefixtures("never_run")
+def test_what_no_exported_model_has_is_refused(
+    change: Callable[[onnx.ModelProto], bytes | None], words: str, tmp_path: Path
+) -> None:
+    model = onnx_models.model()
+    (tmp_path / "m.onnx").write_bytes(change(model) or model.SerializeToString())
+    assert words in refusal(tmp_path / "m.onnx")
+
+
+# ---- foreign ---------------------------------------------------------------------------------------------------------
+
+
+def without_description(model: onnx.ModelProto) -> None:
+    del model.metadata_props[:]
+
+
+def other_input(model: onnx.ModelProto) -> None:
+    model.graph.input[0].name = "x"
+
+
+def second_output(model: onnx.ModelProto) -> None:
+    model.graph.output.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, [1]))
+
+
+def float_input(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT
+
+
+def four_bands(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[3].dim_value = 4
+
+
+def only_a_height(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 40
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (without_description, "is a foreign ONNX file"),
+        (other_input, "wants one input named image, has x"),
+        (second_output, "wants one output named labels, has labels, more"),
+        (float_input, "has an input image of float32 of 4 axes, not uint8 of 4"),
+        (four_bands, "takes images of 4 bands, but its description says 3"),
+        (only_a_height, "fixes only one of height and width"),
+    ],
+)
+@pytest.mark.usefixtures("never_run")
+def test_files_that_export_has_not_written_are_refused(
+    change: Callable[[onnx.ModelProto], None], words: str, tmp_path: Path
+) -> None:
+    model = onnx_models.model()
+    change(model)
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    assert words in refusal(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        ("{", "it is no JSON"),
+        ("[]", "it is no JSON object"),
+        ("[" * 100_000, "it is no JSON"),
+        (json.dumps(description(format_version=2)), "is of format version 2, this DynamicSeg reads 1: install a newer"),
+        (json.dumps(description(format_version=0)), "is of format version 0, this DynamicSeg reads 1: export it again"),
+        (json.dumps(description(format_version=True)), "format_version is True"),
+        (json.dumps(description(bands=0)), "bands is 0, not a whole number of 1 to 4096"),
+        (json.dumps(description(label_count=6)), "palette does not hold 6 colours"),
+        (json.dumps(description(palette=[[0, 0, 256]] * 5)), "palette holds [0, 0, 256]"),
+        (json.dumps(description(network=None)), "it has no network"),
+        (json.dumps(description(receptive_field=1e9)), "receptive_field is 1000000000.0"),
+        ("{}", "format_version is None"),
+    ],
+)
+@pytest.mark.usefixtures("never_run")
+def test_a_damaged_description_is_named(metadata: str, words: str, tmp_path: Path) -> None:
+    assert words in refusal(onnx_models.save(tmp_path / "m.onnx", metadata=metadata))
+
+
+def test_an_operator_set_that_is_too_new_is_one_line(tmp_path: Path) -> None:
+    model = onnx_models.model()
+    model.opset_import[0].version = 999
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    assert "cannot be run by ONNX Runtime" in refusal(tmp_path / "m.onnx")
+
+
+# ---- damaged ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", [b"hello, world", b"\x00" * 64, b"\xff" * 64, b"PK\x03\x04" + bytes(40)])
+@pytest.mark.usefixtures("never_run")
+def test_other_files_are_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(content)
+    assert "is no ONNX file" in refusal(tmp_path / "m.onnx")
+    (tmp_path / "m.onnx").write_bytes(b"")
+    assert "is empty (0 bytes)" in refusal(tmp_path / "m.onnx")
+
+
+@pytest.mark.usefixtures("never_run")
+def test_a_file_that_is_cut_short_is_refused_wherever_it_is_cut(tmp_path: Path) -> None:
+    whole = onnx_models.save(tmp_path / "m.onnx").read_bytes()
+    # Without its last bytes, the versions of the operators, it may still be whole for all that is looked at here.
+    end = whole.rindex(b'"export"')
+    for length in range(1, end, 97):
+        (tmp_path / "m.onnx").write_bytes(whole[:length])
+        refusal(tmp_path / "m.onnx")
+
+
+@pytest.mark.usefixtures("never_run")
+def test_files_of_absurd_size_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_file, "MAX_BYTES", 1000)
+    assert "has more than 1000 bytes" in refusal(onnx_models.save(tmp_path / "m.onnx"))
+    monkeypatch.undo()
+    monkeypatch.setattr(onnx_file, "_MAX_PARTS", 2)
+    assert "has far more parts" in refusal(onnx_models.save(tmp_path / "m.onnx"))
+
+
+@given(st.binary(max_size=300))
+@settings(max_examples=300)
+def test_any_bytes_are_fields_or_refused(content: bytes) -> None:
+    try:
+        found = list(fields(memoryview(content)))
+    except Refusal:
+        return
+    assert sum(1 + (len(value) if isinstance(value, memoryview) else 0) for *_, value in found) <= len(content)
+
+
+@pytest.mark.parametrize("kind", ["onnx", "safetensors"])
+def test_damaged_files_are_refused_without_crash_hang_or_memory(kind: str, tmp_path: Path) -> None:
+    if kind == "onnx":
+        onnx_models.save(tmp_path / "m.onnx")
+    else:
+        from test_trained_model import a_model
+
+        a_model().save(tmp_path / "m.safetensors")
+    script = Path(__file__).with_name("fuzz_models.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / f"m.{kind}"), "0", "400"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    refused, used = map(int, done.stdout.split())  # and ONNX Runtime has printed nothing
+    assert refused > 200
+    assert used > 0
