@@ -145,7 +145,7 @@ class TestTorchLibrary:
         for leaf in (x, x.clone().requires_grad_()):
             torch.library.opcheck(namespace.dynamic_loss, (leaf, mask, superpixels, None, "fsf", 15.0))
         torch.library.opcheck(namespace.dynamic_loss_and_grad, (x, mask, superpixels, None, "scf", 50.0))
-        _, _, _, weight, _, labels, logsumexp = namespace.dynamic_loss(x, mask, superpixels, "fixed", 1.0)
+        _, _, _, weight, _, labels, logsumexp = namespace.dynamic_loss(x, mask, superpixels, None, "fixed", 1.0)
         arguments = (torch.ones_like(weight), x, mask, labels, logsumexp, weight)
         torch.library.opcheck(namespace.dynamic_loss_backward, arguments)
 

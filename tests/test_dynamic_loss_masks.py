@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+
+import cuda_on_host
 import pytest
 import torch
 from dynamic_loss_cases import (
@@ -127,3 +130,46 @@ class TestSuperpixels:
         with pytest.raises(ValueError, match=got) as raised:
             dynamic_loss(torch.zeros(1, 3, 1, 2), superpixels=superpixels)
         assert "from 0 to less than the number of pixels" in str(raised.value)
+
+
+class TestSuperpixelCount:
+    @each_way
+    def test_given_or_found_is_the_same(self, way: Way, target: torch.device) -> None:
+        x = response_map((2, 12, 9, 10)).to(target)
+        superpixels = blocks(x.shape).to(target)
+        found = way(x, superpixels=superpixels)
+        for count in (int(superpixels.max()) + 1, 90):
+            assert_same_bits(way(x, superpixels=superpixels, superpixel_count=count), found)
+
+    @pytest.mark.parametrize(
+        ("count", "message"),
+        [
+            (0, "superpixel_count is 0: pass 1 to 90"),
+            (91, "superpixel_count is 91: pass 1 to 90"),
+            (3, "from 0 to 8: number them from 0 to less than superpixel_count, 3"),
+        ],
+    )
+    def test_a_wrong_one_is_an_error(self, count: int, message: str) -> None:
+        x = response_map((2, 12, 9, 10))
+        with pytest.raises(ValueError, match=message):
+            through_autograd(x, superpixels=blocks(x.shape), superpixel_count=count)
+
+    def test_one_without_superpixels_is_an_error(self) -> None:
+        with pytest.raises(ValueError, match="superpixel_count is 4, but there are no superpixels"):
+            through_autograd(response_map((2, 12, 9, 10)), superpixel_count=4)
+
+    def test_numbers_out_of_range_do_no_harm_where_they_are_not_checked(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # As on a GPU, where looking at them would mean waiting.
+        x = response_map((1, 12, 9, 10))
+        superpixels = blocks(x.shape)
+        most = int(superpixels.max())
+        wild = superpixels.clone()
+        wild[superpixels == 0] = -7
+        wild[superpixels == most] = 2**31 - 1
+        with cuda_on_host.kernels(monkeypatch):
+            expected = through_autograd(x, superpixels=superpixels)
+            unchecked = (wild.to(torch.int32), most + 1)
+            monkeypatch.setattr(
+                importlib.import_module("dynamicseg.ops.dynamic_loss"), "_numbered", lambda *_: unchecked
+            )
+            assert_same_bits(through_autograd(x, superpixels=superpixels), expected)
