@@ -11,9 +11,14 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+<<<<<<< HEAD
 from dynamicseg.cli_common import Unusable, height_and_width, loading, names, report, wrong_call
 from dynamicseg.cli_export import export_command
 from dynamicseg.cli_train import bench_train_command, train_command
+=======
+from dynamicseg._command import DATASETS, Unusable, loading, names, report_on, wrong_call
+from dynamicseg.cli_bench import bench_app
+>>>>>>> c43124fbdaf517afa3f7154043106020c714cff4
 from dynamicseg.exit_status import DONE, INTERRUPTED, TERMINATED
 from dynamicseg.weighting import DEFAULT_MU, WEIGHTINGS
 
@@ -24,7 +29,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-bench_app = typer.Typer(help="Measure speed and quality on this machine.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
 app.command("train", epilog="Example: dynamicseg train photos/ -o model.safetensors --n-labels 8")(train_command)
 bench_app.command("train", epilog="Example: dynamicseg bench train train/ val/ labels/ --ignore-label 11")(
@@ -70,7 +74,6 @@ def _common(
     pass
 
 
-_DATASETS = "bsds500|labels|voc2012|coco-stuff"
 _MU_HELP = ", ".join(f"{DEFAULT_MU[name]:g} for {name}" for name in WEIGHTINGS)
 
 
@@ -183,8 +186,12 @@ def segment_command(
     image) and STEM.json (configuration, areas, history). Exit status: 0 all done, 1 some inputs failed, 2 wrong call.
     """
     with loading():
+<<<<<<< HEAD
         from dynamicseg._files import check_writable
         from dynamicseg.batch import Batch
+=======
+        from dynamicseg.batch import Batch, check_writable
+>>>>>>> c43124fbdaf517afa3f7154043106020c714cff4
         from dynamicseg.inputs import find_images
         from dynamicseg.segmentation import output_paths
         from dynamicseg.segmenter import Segmenter
@@ -231,7 +238,7 @@ def segment_command(
 def evaluate_command(
     predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Folder that segment has written.")],
     truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="The data set's folder.")],
-    dataset: Annotated[str, typer.Option(metavar=_DATASETS, help="How TRUTH is laid out.")],
+    dataset: Annotated[str, typer.Option(metavar=DATASETS, help="How TRUTH is laid out.")],
     protocol: Annotated[
         str, typer.Option(help="segment-iou, regions, boundaries, hungarian, majority, or all that apply; with commas.")
     ] = "all",
@@ -248,7 +255,11 @@ def evaluate_command(
     with loading():
         from dynamicseg import evaluate
     protocols = names(protocol)
+<<<<<<< HEAD
     return report(
+=======
+    return report_on(
+>>>>>>> c43124fbdaf517afa3f7154043106020c714cff4
         lambda tell: evaluate.evaluate(
             predictions,
             truth,
@@ -284,6 +295,7 @@ def info_command(
         print(f"{name.replace('_', ' '):<{width}}  {', '.join(value) if isinstance(value, list) else value}")
 
 
+<<<<<<< HEAD
 @bench_app.command("loss", epilog="Example: dynamicseg bench loss --json loss.json")
 def bench_loss_command(
     size: Annotated[str, typer.Option(metavar="HxW", help="Height and width of the response map.")] = "321x481",
@@ -393,5 +405,7 @@ def bench_quality_command(
     )
 
 
+=======
+>>>>>>> c43124fbdaf517afa3f7154043106020c714cff4
 if __name__ == "__main__":
     main()
