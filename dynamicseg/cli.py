@@ -11,14 +11,10 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-<<<<<<< HEAD
-from dynamicseg.cli_common import Unusable, height_and_width, loading, names, report, wrong_call
-from dynamicseg.cli_export import export_command
-from dynamicseg.cli_train import bench_train_command, train_command
-=======
 from dynamicseg._command import DATASETS, Unusable, loading, names, report_on, wrong_call
 from dynamicseg.cli_bench import bench_app
->>>>>>> c43124fbdaf517afa3f7154043106020c714cff4
+from dynamicseg.cli_export import export_command
+from dynamicseg.cli_train import bench_train_command, train_command
 from dynamicseg.exit_status import DONE, INTERRUPTED, TERMINATED
 from dynamicseg.weighting import DEFAULT_MU, WEIGHTINGS
 
@@ -186,12 +182,8 @@ def segment_command(
     image) and STEM.json (configuration, areas, history). Exit status: 0 all done, 1 some inputs failed, 2 wrong call.
     """
     with loading():
-<<<<<<< HEAD
         from dynamicseg._files import check_writable
         from dynamicseg.batch import Batch
-=======
-        from dynamicseg.batch import Batch, check_writable
->>>>>>> c43124fbdaf517afa3f7154043106020c714cff4
         from dynamicseg.inputs import find_images
         from dynamicseg.segmentation import output_paths
         from dynamicseg.segmenter import Segmenter
@@ -255,11 +247,7 @@ def evaluate_command(
     with loading():
         from dynamicseg import evaluate
     protocols = names(protocol)
-<<<<<<< HEAD
-    return report(
-=======
     return report_on(
->>>>>>> c43124fbdaf517afa3f7154043106020c714cff4
         lambda tell: evaluate.evaluate(
             predictions,
             truth,
@@ -295,117 +283,5 @@ def info_command(
         print(f"{name.replace('_', ' '):<{width}}  {', '.join(value) if isinstance(value, list) else value}")
 
 
-<<<<<<< HEAD
-@bench_app.command("loss", epilog="Example: dynamicseg bench loss --json loss.json")
-def bench_loss_command(
-    size: Annotated[str, typer.Option(metavar="HxW", help="Height and width of the response map.")] = "321x481",
-    channels: Annotated[int, typer.Option(help="Channels of the response map.")] = 100,
-    batch: Annotated[int, typer.Option(help="Images in the batch.")] = 1,
-    repeats: Annotated[int, typer.Option(help="Timed rounds; in each, every competitor runs once.")] = 10,
-    threads: Annotated[int | None, typer.Option(help="(default: as many as PyTorch uses)")] = None,
-    device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Where to compute.")] = "cpu",
-    compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Also against torch.compile.")] = True,
-    memory: Annotated[bool, typer.Option("--memory", help="Also the peak of memory, each in a process.")] = False,
-    json_path: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON.")] = None,
-) -> int:
-    """The fused loss against the published form in eager PyTorch and under torch.compile, in one process.
-
-    Milliseconds, how many times faster, and how far from the limit: reading and writing the map at the copy bandwidth
-    that is measured beside. About two minutes.
-    """
-    with loading():
-        from dynamicseg.bench import loss
-    return report(
-        lambda tell: loss.run(
-            size=height_and_width(size),
-            channels=channels,
-            batch=batch,
-            repeats=repeats,
-            threads=threads,
-            device=device,
-            compile=compiled,
-            memory=memory,
-            progress=tell,
-        ),
-        loss.table,
-        json_path,
-    )
-
-
-@bench_app.command("step", epilog="Example: dynamicseg bench step --json step.json")
-def bench_step_command(
-    size: Annotated[str, typer.Option(metavar="HxW", help="Height and width of the image.")] = "321x481",
-    channels: Annotated[int, typer.Option(help="Candidate labels, and width of the network.")] = 100,
-    depth: Annotated[int, typer.Option(help="3x3 convolutions.")] = 2,
-    repeats: Annotated[int, typer.Option(help="Turns of each competitor.")] = 5,
-    steps: Annotated[int, typer.Option(help="Measured steps in a turn.")] = 2,
-    threads: Annotated[int | None, typer.Option(help="(default: as many as PyTorch uses)")] = None,
-    compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Also against torch.compile.")] = True,
-    json_path: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON.")] = None,
-) -> int:
-    """A training step against the published one in eager PyTorch and against torch.compile, in one process.
-
-    Milliseconds, how many times faster, what each part of the fused step takes, and how far it is from the limit: its
-    convolutions, and reading and writing the maps between them at the speed of a copy. About two minutes.
-    """
-    with loading():
-        from dynamicseg.bench import step
-    return report(
-        lambda tell: step.run(
-            size=height_and_width(size),
-            channels=channels,
-            depth=depth,
-            repeats=repeats,
-            steps=steps,
-            threads=threads,
-            compile=compiled,
-            progress=tell,
-        ),
-        step.table,
-        json_path,
-    )
-
-
-@bench_app.command("quality", epilog="Example: dynamicseg bench quality BSDS500 --limit 20 --json quality.json")
-def bench_quality_command(
-    root: Annotated[Path, typer.Argument(metavar="DATASET", help="The data set's folder.")],
-    dataset: Annotated[str, typer.Option(metavar=_DATASETS, help="How the folder is laid out.")] = "bsds500",
-    split: Annotated[str, typer.Option(help="Which part of it.")] = "val",
-    methods: Annotated[
-        str, typer.Option(help="Separated by commas; options of a method after colons: felzenszwalb:scale=200.")
-    ] = "dynamicseg,felzenszwalb,slic,kmeans",
-    limit: Annotated[int | None, typer.Option(help="Images at the most. (default: all)")] = None,
-    every: Annotated[int, typer.Option(help="Only every so many-th image by name.")] = 1,
-    seeds: Annotated[int, typer.Option(help="Runs of each method that has a seed.")] = 1,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="OUT", help="Keep label maps here, and go on from them.")
-    ] = None,
-    json_path: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON.")] = None,
-    plot_path: Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Plot scores against time.")] = None,
-) -> int:
-    """Segment a labelled data set with several methods and score them side by side, time beside score."""
-    with loading():
-        from dynamicseg.bench import quality
-    chosen = names(methods)
-    return report(
-        lambda tell: quality.run(
-            root,
-            dataset=dataset,  # type: ignore[arg-type]
-            split=split,
-            methods=chosen,
-            limit=limit,
-            every=every,
-            seeds=seeds,
-            output=output,
-            progress=tell,
-        ),
-        quality.table,
-        json_path,
-        plot=None if plot_path is None else lambda found: quality.plot(found, plot_path),
-    )
-
-
-=======
->>>>>>> c43124fbdaf517afa3f7154043106020c714cff4
 if __name__ == "__main__":
     main()
