@@ -19,7 +19,7 @@ endif()
 if(NOT DYNAMICSEG_CUDA_ARCHITECTURES STREQUAL "")
   set(architectures ${DYNAMICSEG_CUDA_ARCHITECTURES})
 elseif(NOT SKBUILD_STATE STREQUAL "wheel")
-  set(architectures 90-real)
+  set(architectures 75-virtual 90-real)  # quick to compile; any other GPU compiles the PTX when it is first used
 elseif(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.8)
   set(architectures 75-real 80-real 86-real 89-real 90)
 else()

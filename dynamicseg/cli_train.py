@@ -36,7 +36,7 @@ def train_command(
     depth: Annotated[int | None, typer.Option(help="Layers before the last one. (default: 3)")] = None,
     stride: Annotated[
         int | None,
-        typer.Option(metavar="1|2|4", help="The network works at a half or a quarter of the size. (default: 1)"),
+        typer.Option(metavar="1|2|4", help="The network works at a half or a quarter of the size. (default: 2)"),
     ] = None,
     order: Annotated[
         str | None,
@@ -62,14 +62,14 @@ def train_command(
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Crops in a step. (default: 4)")] = None,
     crop_size: Annotated[
-        int | None, typer.Option(metavar="PIXELS", help="Height and width of a crop. (default: 192)")
+        int | None, typer.Option(metavar="PIXELS", help="Height and width of a crop. (default: 256)")
     ] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="At the first step; it falls to 0. (default: 0.1)")
     ] = None,
     superpixel_scale: Annotated[
         float | None,
-        typer.Option(help="Keep labels consistent within superpixels of this scale. (default: no superpixels)"),
+        typer.Option(help="Keep labels consistent within superpixels of this scale; 0: no superpixels. (default: 20)"),
     ] = None,
     held_out: Annotated[
         float | None,

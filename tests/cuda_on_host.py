@@ -72,15 +72,18 @@ def module() -> ModuleType:
 
 
 @contextlib.contextmanager
-def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[ctypes.CDLL]:
-    """Meanwhile the ops run the CUDA kernels on tensors that are on the CPU; gives the library, to set its device."""
+def kernels(monkeypatch: pytest.MonkeyPatch, *, cooperative: bool = False) -> Iterator[ctypes.CDLL]:
+    """Meanwhile the ops run the CUDA kernels on tensors that are on the CPU; gives the library, to set its device.
+
+    ``cooperative``: see ``CudaLaunch`` in types.h.
+    """
     compiled = module()
 
     def run(kernel: str, params: Any, device: torch.device) -> None:
         # NaN, or -1, to begin with: nobody may count on what is in it.
         workspace = torch.full((getattr(compiled, f"{kernel}_workspace_bytes")(params) + 256,), 255, dtype=torch.uint8)
         aligned = -(-workspace.data_ptr() // 256) * 256
-        getattr(compiled, kernel)(params, compiled.CudaLaunch(stream=0, workspace=aligned))
+        getattr(compiled, kernel)(params, compiled.CudaLaunch(stream=0, workspace=aligned, cooperative=cooperative))
 
     library = load("_native_cuda_on_host")
     with monkeypatch.context() as patched:

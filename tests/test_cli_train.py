@@ -166,7 +166,7 @@ def test_without_matplotlib_there_is_one_line_and_no_curve(
 
 
 def test_a_time_budget_is_kept(run: Run, photos: Path) -> None:
-    done = run("photos", "-o", "m.safetensors", "--time-budget", 4, "--steps", 10**6, *QUICK)
+    done = run("photos", "-o", "m.safetensors", "--time-budget", 4, "--steps", 10**6, "--held-out", 0, *QUICK)
     assert done.returncode == 0, done.stderr
     log = json.loads((photos / "m_training.json").read_text())
     assert log["stopped"] == "time_budget"

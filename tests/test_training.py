@@ -25,6 +25,8 @@ Pixels = NDArray[np.uint8]
 SMALL: dict[str, Any] = {
     "n_labels": 6,
     "width": 8,
+    "stride": 1,
+    "superpixel_scale": 0.0,
     "depth": 2,
     "steps": 12,
     "batch_size": 2,
@@ -300,7 +302,7 @@ def test_images_held_out_are_not_trained_on_and_end_it(monkeypatch: pytest.Monke
 
 
 def test_a_time_budget_ends_it_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = usable(configure_training(**{**SMALL, "steps": 10**6, "time_budget": 3.0}))
+    config = usable(configure_training(**{**SMALL, "steps": 10**6, "time_budget": 3.0, "held_out": 0.0}))
     training = train_on(halves(), config)
     assert training.stopped == "time_budget"
     assert training.history[0]["learning_rate"] > 0.09

@@ -35,8 +35,8 @@ class TrainingConfig(BaseModel):
     """Every second crop is mirrored, left to right."""
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     momentum: Annotated[float, Field(ge=0, lt=1)]
-    superpixel_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
-    """Scale of the superpixels within which labels are kept consistent; None: no superpixels."""
+    superpixel_scale: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    """Scale of the superpixels within which labels are kept consistent; 0: no superpixels."""
     held_out: Annotated[float, Field(ge=0, lt=1)]
     """The share of the images that are not trained on: training ends when labels of these get no better."""
     patience: Annotated[int, Field(ge=1)]
@@ -52,18 +52,19 @@ _DEFAULTS: dict[str, Any] = {
     "steps": 1000,
     "time_budget": None,
     "batch_size": 4,
-    "crop_size": 192,
+    "crop_size": 256,
     "mirror": True,
     "learning_rate": 0.1,
     "momentum": 0.9,
-    "superpixel_scale": None,
+    "superpixel_scale": 20.0,
     "held_out": 0.1,
     "patience": 5,
     "seed": 0,
     "device": "auto",
     "precision": "auto",
 }
-_NETWORK_DEFAULTS: dict[str, Any] = {"width": 32, "depth": 3, "order": "norm_relu"}
+# On frames of a drive half the resolution scored no worse than the whole, at a quarter of the work.
+_NETWORK_DEFAULTS: dict[str, Any] = {"width": 32, "depth": 3, "order": "norm_relu", "stride": 2}
 OPTIONS = (*TrainingConfig.model_fields, *NetworkOptions.model_fields)
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SIGMA, _MIN_SIZE = 0.8, 20  # of superpixels, as in the preset fast
+# Superpixels of images up to this size are found once, in the whole image; of larger ones anew in each crop.
+_WHOLE_PIXELS = 1 << 20
 
 
 class Batch(NamedTuple):
@@ -42,24 +44,30 @@ def random_batch(
     """
     random = np.random.default_rng(seeds)
     size = config.batch_size if size is None else size
-    crops = [_crop(pixels, config, random) for pixels in _drawn(images, numbers, size, random)]
-    superpixels = None
-    if config.superpixel_scale is not None:
-        superpixels = torch.from_numpy(np.stack([_superpixels(crop, config) for crop, _ in crops]))
-    planes = [torch.from_numpy(crop).permute(2, 0, 1) for crop, _ in crops]
+    crops = [_crop(images, number, pixels, config, random) for number, pixels in _drawn(images, numbers, size, random)]
+    found = [crop.superpixels for crop in crops if crop.superpixels is not None]
+    planes = [torch.from_numpy(crop.values).permute(2, 0, 1) for crop in crops]
     if config.network.coordinates:
-        planes = [torch.cat([plane, place]) for plane, (_, place) in zip(planes, crops, strict=True)]
-    return Batch(torch.stack(planes), superpixels)
+        planes = [torch.cat([plane, crop.place]) for plane, crop in zip(planes, crops, strict=True)]
+    return Batch(torch.stack(planes), torch.from_numpy(np.stack(found)) if found else None)
 
 
-def _drawn(images: ImageSet, numbers: Sequence[int], size: int, random: np.random.Generator) -> Iterator[NDArray[Any]]:
-    """``size`` images in random order, all of them once before any comes again."""
+class _Crop(NamedTuple):
+    values: NDArray[np.float32]  # [h, w, bands]
+    place: Tensor  # [2, h, w], coordinates
+    superpixels: NDArray[np.int64] | None  # [h / stride, w / stride]
+
+
+def _drawn(
+    images: ImageSet, numbers: Sequence[int], size: int, random: np.random.Generator
+) -> Iterator[tuple[int, NDArray[Any]]]:
+    """``size`` images and their numbers, in random order, all of them once before any comes again."""
     while size:
         before = size
         for k in random.permutation(len(numbers)):
             pixels = images.pixels(numbers[k])
             if pixels is not None:
-                yield pixels
+                yield numbers[k], pixels
                 size -= 1
                 if not size:
                     return
@@ -68,29 +76,47 @@ def _drawn(images: ImageSet, numbers: Sequence[int], size: int, random: np.rando
 
 
 def _crop(
-    pixels: NDArray[Any], config: TrainingConfig, random: np.random.Generator
-) -> tuple[NDArray[np.float32], Tensor]:
-    """``[h, w, bands]`` in 0..1, and its coordinates ``[2, h, w]``; mirrored, each pixel keeps its own."""
+    images: ImageSet, number: int, pixels: NDArray[Any], config: TrainingConfig, random: np.random.Generator
+) -> _Crop:
+    """A part of an image at a random place; mirrored, each pixel keeps its coordinates."""
     height, width = (max(side, config.crop_size) for side in pixels.shape[:2])
-    if (height, width) != pixels.shape[:2]:
-        missing = [(0, height - pixels.shape[0]), (0, width - pixels.shape[1]), (0, 0)]
-        pixels = np.pad(pixels, missing, mode="symmetric")
     top, left = (int(random.integers(side - config.crop_size + 1)) for side in (height, width))
-    crop = unit_values(pixels[top : top + config.crop_size, left : left + config.crop_size])
+    mirrored = config.mirror and random.random() < 0.5
+
+    def cut(array: NDArray[Any]) -> NDArray[Any]:
+        part = _padded(array, height, width)[top : top + config.crop_size, left : left + config.crop_size]
+        return np.ascontiguousarray(part[:, ::-1] if mirrored else part)
+
+    values = unit_values(cut(pixels))
     rows, columns = (torch.arange(first, first + config.crop_size) for first in (top, left))
-    if config.mirror and random.random() < 0.5:
-        crop, columns = np.ascontiguousarray(crop[:, ::-1]), columns.flip(0)
-    return crop, coordinates(rows, columns, height, width)
+    place = coordinates(rows, columns.flip(0) if mirrored else columns, height, width)
+    if config.superpixel_scale == 0:
+        return _Crop(values, place, None)
+    if pixels.shape[0] * pixels.shape[1] <= _WHOLE_PIXELS:
+        of_image = images.derived(number, lambda: _superpixels(unit_values(pixels), config).astype(np.int32))
+        superpixels = cut(of_image)
+    else:
+        superpixels = _superpixels(values, config)
+    return _Crop(values, place, _of_response(superpixels, config.network.stride))
 
 
-def _superpixels(crop: NDArray[np.float32], config: TrainingConfig) -> NDArray[np.int64]:
-    """Of each pixel of the response map, without gaps in their numbers."""
-    assert config.superpixel_scale is not None
-    numbers = felzenszwalb_superpixels(
-        within_0_and_1(crop), scale=config.superpixel_scale, sigma=_SIGMA, min_size=_MIN_SIZE
+def _padded(array: NDArray[Any], height: int, width: int) -> NDArray[Any]:
+    """At least of this size, mirrored below and to the right."""
+    if array.shape[:2] == (height, width):
+        return array
+    missing = [(0, height - array.shape[0]), (0, width - array.shape[1]), *[(0, 0)] * (array.ndim - 2)]
+    return np.pad(array, missing, mode="symmetric")
+
+
+def _superpixels(values: NDArray[np.float32], config: TrainingConfig) -> NDArray[np.int64]:
+    return felzenszwalb_superpixels(
+        within_0_and_1(values), scale=config.superpixel_scale, sigma=_SIGMA, min_size=_MIN_SIZE
     )
-    stride = config.network.stride
+
+
+def _of_response(superpixels: NDArray[Any], stride: int) -> NDArray[np.int64]:
+    """``[h, w]`` at the size of the response map, without gaps in their numbers."""
     if stride > 1:
-        centres = np.minimum(np.arange(0, config.crop_size, stride) + stride // 2, config.crop_size - 1)
-        numbers = numbers[np.ix_(centres, centres)]
-    return partition(numbers).part.reshape(numbers.shape)
+        centres = [np.minimum(np.arange(0, side, stride) + stride // 2, side - 1) for side in superpixels.shape]
+        superpixels = superpixels[np.ix_(*centres)]
+    return partition(superpixels).part.reshape(superpixels.shape)

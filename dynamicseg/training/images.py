@@ -59,6 +59,7 @@ class ImageSet:
         self._on_failure = on_failure
         self._channel_axis = channel_axis
         self._kept: dict[int, NDArray[Any]] = {}
+        self._derived: dict[int, NDArray[Any]] = {}
         self._room = _KEPT_BYTES
         self._failed: set[int] = set()
         self.bands: int | None = None
@@ -87,10 +88,22 @@ class ImageSet:
             self._failed.add(number)
             self._on_failure(" ".join(str(error).split()))
             return None
-        if isinstance(source, (str, os.PathLike)) and image.nbytes <= self._room:
-            self._room -= image.nbytes
-            self._kept[number] = image
+        if isinstance(source, (str, os.PathLike)):
+            self._keep(self._kept, number, image)
         return image
+
+    def derived(self, number: int, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+        """What ``make`` makes of an image: always the same for one image, and kept as images are."""
+        if number in self._derived:
+            return self._derived[number]
+        result = make()
+        self._keep(self._derived, number, result)
+        return result
+
+    def _keep(self, where: dict[int, NDArray[Any]], number: int, array: NDArray[Any]) -> None:
+        if array.nbytes <= self._room:
+            self._room -= array.nbytes
+            where[number] = array
 
     def _check_bands(self, number: int, image: NDArray[Any]) -> None:
         bands = image.shape[2]
