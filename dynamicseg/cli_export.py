@@ -108,9 +108,9 @@ def export_command(
 ) -> int:
     """Write a trained model for ONNX Runtime, TensorRT or TensorRT-RTX.
 
-    The file takes uint8 images [batch, height, width, bands] and gives int32 labels [batch, height, width]. It is run
-    beside the model on real images before it is put in place. An engine gets FILE.json beside it, which says what it
-    is for. Exit status: 0 done, 1 too few labels are those of the model, 2 wrong call.
+    The file takes uint8 images, batch x height x width x bands, and gives int32 labels, batch x height x width. It is
+    run beside the model on real images before it is put in place. An engine gets FILE.json beside it, which says what
+    it is for. Exit status: 0 done, 1 too few labels are those of the model, 2 wrong call.
     """
     try:
         from rich.console import Console

@@ -16,8 +16,9 @@ from dynamicseg.export.gpu import this_gpu
 from dynamicseg.export.graph import compared_graph
 from dynamicseg.export.images import ImageSet, images_in, photos_at_hand
 from dynamicseg.export.parity import agreement, check_agreement, engine_labels, onnx_labels
+from dynamicseg.export.profile import profile_of
 from dynamicseg.export.source import ModelSource, OnnxSource
-from dynamicseg.export.tensorrt import MAKERS, EngineMaker, profile_of, system
+from dynamicseg.export.tensorrt import MAKERS, EngineMaker, system
 from dynamicseg.io import write_json
 from dynamicseg.model_description import ModelDescription
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -125,6 +126,17 @@ def test_what_is_no_file_or_no_model_is_refused(tmp_path: Path, exported: bytes)
     with pytest.raises(ValueError, match=r"m\.onnx: is ONNX already"):
         export(tmp_path / "m.onnx", tmp_path / "out.onnx")
     assert not (tmp_path / "out.onnx").exists()
+
+
+def test_without_its_packages_export_says_how_to_install_them(
+    tmp_path: Path, run_python: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    a_model().save(tmp_path / "m.safetensors")
+    call = f"main(['export', {str(tmp_path / 'm.safetensors')!r}, '-o', {str(tmp_path / 'm.onnx')!r}])"
+    result = run_python(f"import sys; sys.modules['onnx'] = None; from dynamicseg.cli import main; {call}")
+    assert result.returncode == 2
+    assert result.stderr.startswith("dynamicseg: ONNX needs a package that is not installed")
+    assert result.stderr.endswith("pip install 'dynamicseg[export]'\n")
 
 
 def test_where_nothing_can_be_written_is_said_before_the_work(tmp_path: Path) -> None:

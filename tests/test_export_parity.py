@@ -29,19 +29,19 @@ def spoiled(network: SegmentationNetwork) -> SegmentationNetwork:
 
 def test_a_spoiled_export_is_refused_and_leaves_no_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(graph, "folded", spoiled)
-    out = tmp_path / "out"
+    out, photos = tmp_path / "out", photo_folder(tmp_path / "photos")
     message = (
         r"^the graph in fp32 agrees with the model in \d+\.\d+ % of the pixels, 99.9 % are wanted: no file was written"
     )
     with pytest.raises(TooLittleAgreement, match=message):
-        export(a_model(), out / "m.onnx")
+        export(a_model(), out / "m.onnx", images=photos)
     assert list(out.iterdir()) == []
-    exported = export(a_model(), out / "m.onnx", min_agreement=0.5)
+    exported = export(a_model(), out / "m.onnx", images=photos, min_agreement=0.5)
     assert exported.agreement is not None
     assert 0.5 < exported.agreement < 0.999
     before = (out / "m.onnx").read_bytes()
     with pytest.raises(TooLittleAgreement):
-        export(a_model(), out / "m.onnx")
+        export(a_model(), out / "m.onnx", images=photos)
     assert (out / "m.onnx").read_bytes() == before
 
 

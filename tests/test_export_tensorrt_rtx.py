@@ -15,6 +15,7 @@ from export_models import a_model, photo_folder
 from dynamicseg.export import Exported, export, tensorrt
 from dynamicseg.export.formats import ExportOptions
 from dynamicseg.export.gpu import Gpu, this_gpu
+from dynamicseg.export.profile import profile_of
 from dynamicseg.model_description import parse_description
 
 pytestmark = pytest.mark.skipif(
@@ -119,7 +120,7 @@ def test_a_graph_that_it_does_not_take_is_refused_in_its_own_words(tmp_path: Pat
     maker = tensorrt.TensorRTRTX.load()
     options = ExportOptions()
     with pytest.raises(ValueError, match=r"^TensorRT-RTX 1\.\S+ does not take the graph: ."):
-        maker.build(b"nonsense", options, tensorrt.profile_of(options, 3), lambda line: None)
+        maker.build(b"nonsense", options, profile_of(options, 3), lambda line: None)
 
 
 def test_progress_is_told(exported: Exported, tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ venv/bin/dynamicseg info | tee info.txt
 if [ $with_cuda = 1 ]; then
   grep -E 'cuda[_ ]kernels.*yes' info.txt >/dev/null || { echo "the CUDA module does not load" >&2; exit 1; }
 fi
+venv/bin/python -c 'from dynamicseg.export import FORMATS; print("exports to", *FORMATS)'
 venv/bin/python -c 'import skimage.data, PIL.Image; PIL.Image.fromarray(skimage.data.chelsea()[::4, ::4]).save("chelsea.png")'
 venv/bin/dynamicseg segment chelsea.png -o out --max-steps 3 --verbose
 test -s out/chelsea_labels.png -a -s out/chelsea_overlay.png -a -s out/chelsea.json
