@@ -98,6 +98,10 @@ bench: $(INSTALLED)  ## Measure the fused loss against PyTorch on this machine.
 cuda-report: $(INSTALLED)  ## Registers, spills and shared memory of each CUDA kernel, into bench/results/; needs nvcc, no GPU.
 	$(BIN)/python tests/cuda_resources.py bench/results/cuda-resources-sm_90.json
 
+.PHONY: gpu-check
+gpu-check:  ## Build, test, sanitize and measure on an NVIDIA GPU, offline, with PYTHON's own PyTorch; OPTIONS="--quick" and others.
+	@PYTHONSAFEPATH= $(PYTHON) tests/gpu_check.py $(OPTIONS)
+
 .PHONY: wheel
 wheel: export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 wheel: $(INSTALLED)  ## Build the source distribution, and a wheel for the CPU from it, into dist/.

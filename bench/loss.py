@@ -3,6 +3,7 @@
 What a report holds, all of it JSON-able:
 
 - ``schema_version``, ``benchmark`` (``"loss"``), ``environment``, ``settings``;
+- ``copy_bandwidth``: of a GPU, see ``cuda_timing.copy_bandwidths``; None on the CPU;
 - ``maps``: one entry for each dtype and layout, with
 
   - ``map_bytes``, ``input_sets``: size of a response map, and how many of them the calls rotate over;
@@ -14,7 +15,9 @@ What a report holds, all of it JSON-able:
   - ``results``: one entry for each pass and competitor: ``ms`` (``median``, ``q20``, ``q80``), ``gb_per_s`` of the
     bytes that must move (the map is read once; with backward, as much is written), ``times_limit`` (time over what
     these bytes take at the speed of the copy), ``speedup_over_eager``, ``speedup_over_compiled`` (ratios of medians),
-    ``peak_memory_bytes`` beyond the input. None: not measured.
+    ``peak_memory_bytes`` beyond the input. None: not measured. On a GPU ``ms`` is the time there, between two events
+    (see ``cuda_timing``), ``wall_ms`` that of the call, waiting for its end included, and ``times_large_limit`` the
+    time over the same bytes at the speed of the largest copy.
 """
 
 from __future__ import annotations
@@ -27,12 +30,10 @@ from functools import partial
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
-from rich.box import SIMPLE_HEAD
-from rich.console import Group
-from rich.table import Table
 from torch import Tensor
 
 from dynamicseg import ops
+from dynamicseg.bench.cuda_timing import EventClock, copy_bandwidths, gpu_peak_memory, warm_up
 from dynamicseg.bench.environment import environment
 from dynamicseg.bench.published import (
     Compiled,
@@ -48,6 +49,7 @@ from dynamicseg.bench.published import (
 from dynamicseg.bench.timing import (
     Case,
     Timing,
+    check_device,
     compare,
     copy_case,
     gigabytes_per_second,
@@ -57,17 +59,21 @@ from dynamicseg.bench.timing import (
     threads_set_to,
 )
 from dynamicseg.losses import DynamicLoss
-from dynamicseg.ops._runtime import why
+from dynamicseg.ops._cuda import cooperative_launches
+from dynamicseg.ops._runtime import backend_for, why
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Pass = Literal["forward", "forward+backward"]
 Progress: TypeAlias = Callable[[str], None]
+OneCall: TypeAlias = Callable[[Tensor], tuple[ops.DynamicLossOutput, Tensor]]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 PASSES: tuple[Pass, ...] = get_args(Pass)
 ONE_CALL = "fused, one call"
+COOPERATIVE = "fused, cooperative"
+"""One call, as one kernel whose blocks wait for one another in place of several kernels; on GPUs alone."""
 
 _COPY = ("copy", "copy")
 _MAPS_MOVED: dict[Pass, int] = {"forward": 1, "forward+backward": 2}  # at least, whoever computes
@@ -105,12 +111,9 @@ class Settings:
             chosen = getattr(self, name)
             if not chosen or not set(chosen) <= set(known):
                 raise ValueError(f"{name} is {', '.join(chosen) or 'empty'}: choose from {', '.join(known)}")
-        if self.device not in ("cpu", "cuda"):
-            raise ValueError(f"device {self.device!r}: choose cpu or cuda")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("device 'cuda': PyTorch sees no CUDA device here; choose cpu")
+        check_device(self.device)
         if self.memory and (self.device != "cpu" or not os.path.exists("/proc/self/clear_refs")):
-            raise ValueError("memory: can be measured on the CPU under Linux only; leave it out")
+            raise ValueError("memory: wants the CPU, under Linux; leave it out (on a GPU it is measured anyway)")
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -157,11 +160,18 @@ def run(
     settings = Settings(size, channels, batch, tuple(dtypes), tuple(layouts), repeats, threads, device, compile, memory)
     with threads_set_to(threads):
         tell = progress or (lambda _: None)
-        maps = [_measure(settings, dtype, layout, tell) for dtype in settings.dtypes for layout in settings.layouts]
+        gpu = None
+        if device == "cuda":
+            tell("speed of a copy")
+            gpu = _Gpu()
+        maps = [
+            _measure(settings, dtype, layout, gpu, tell) for dtype in settings.dtypes for layout in settings.layouts
+        ]
         return {
             "schema_version": SCHEMA_VERSION,
             "benchmark": "loss",
             "environment": environment() | {"backend": why(torch.device(device))},
+            "copy_bandwidth": None if gpu is None else gpu.bandwidths,
             "settings": {
                 name: list(value) if isinstance(value, tuple) else value for name, value in asdict(settings).items()
             },
@@ -174,10 +184,10 @@ def run(
 
 def response_maps(shape: Sequence[int], dtype: str, layout: str, count: int, device: str = "cpu") -> list[Tensor]:
     """``count`` leaves ``[B, C, H, W]`` of independent normal numbers, the scale on which batch norm leaves them."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device).manual_seed(0)
     maps = []
     for _ in range(count):
-        x = torch.randn(*shape, generator=generator).to(device, DTYPES[dtype])
+        x = torch.randn(*shape, generator=generator, device=device).to(DTYPES[dtype])
         maps.append(x.contiguous(memory_format=LAYOUTS[layout]).requires_grad_())
     return maps
 
@@ -217,16 +227,34 @@ def cases(maps: Sequence[Tensor], compiled: Loss | None) -> dict[tuple[str, str]
 
         return case
 
+    def in_one(call: OneCall) -> Case:
+        return lambda index: call(maps[index])
+
     return {
         **{("forward", name): forward(loss) for name, loss in losses.items()},
         **{("forward+backward", name): forward_and_backward(loss) for name, loss in losses.items()},
-        ("forward+backward", ONE_CALL): lambda index: ops.dynamic_loss_and_grad(maps[index]),
+        **{("forward+backward", name): in_one(call) for name, call in one_calls(maps).items()},
     }
 
 
-def fused_in_one_call(x: Tensor) -> LossAndGrad:
-    """Through the function that returns loss and gradient without autograd."""
-    output, grad_x = ops.dynamic_loss_and_grad(x)
+def one_calls(maps: Sequence[Tensor]) -> dict[str, OneCall]:
+    """Loss and gradient without autograd, by name; in both forms where ``maps`` are on a GPU that runs our kernels."""
+    if not maps or backend_for(maps[0].device) != "cuda":
+        return {ONE_CALL: ops.dynamic_loss_and_grad}
+
+    def form(cooperative: bool) -> OneCall:
+        def call(x: Tensor) -> tuple[ops.DynamicLossOutput, Tensor]:
+            with cooperative_launches(cooperative):
+                return ops.dynamic_loss_and_grad(x)
+
+        return call
+
+    return {ONE_CALL: form(False), COOPERATIVE: form(True)}
+
+
+def fused_in_one_call(call: OneCall, x: Tensor) -> LossAndGrad:
+    """Mean loss and gradient of ``call``."""
+    output, grad_x = call(x)
     return float(output.loss.mean()), grad_x
 
 
@@ -236,8 +264,9 @@ def checked_agreement(x: Tensor, compiled: Loss | None, where: str) -> dict[str,
     Only those are held to the tolerances: in bfloat16 the published form rounds its loss to three digits.
     """
     competitors = {name: partial(loss_and_grad, loss) for name, loss in losses_of_all(compiled).items()}
-    found = agreement(x, {**competitors, ONE_CALL: fused_in_one_call})
-    for name in ("fused", ONE_CALL):
+    calls = {name: partial(fused_in_one_call, call) for name, call in one_calls([x]).items()}
+    found = agreement(x, {**competitors, **calls})
+    for name in ("fused", *calls):
         if not agrees(found[name]):
             numbers = ", ".join(f"{key} {value:.3g}" for key, value in found[name].items())
             raise RuntimeError(f"{name} disagrees with the published form, {where}: {numbers}")
@@ -247,7 +276,16 @@ def checked_agreement(x: Tensor, compiled: Loss | None, where: str) -> dict[str,
 # ---- measurement -----------------------------------------------------------------------------------------------------
 
 
-def _measure(settings: Settings, dtype: str, layout: str, tell: Progress) -> dict[str, Any]:
+class _Gpu:
+    """A clock on the GPU, awake, and what it says of copies."""
+
+    def __init__(self) -> None:
+        warm_up()
+        self.clock = EventClock()
+        self.bandwidths = copy_bandwidths(self.clock)
+
+
+def _measure(settings: Settings, dtype: str, layout: str, gpu: _Gpu | None, tell: Progress) -> dict[str, Any]:
     """The entry of one dtype and layout."""
     where = f"{dtype} {layout}"
     tell(f"{where}: inputs")
@@ -262,15 +300,24 @@ def _measure(settings: Settings, dtype: str, layout: str, tell: Progress) -> dic
     tell(f"{where}: agreement")
     agreed = checked_agreement(maps[0], compiled.loss, where)
 
-    timings = compare(
-        {**cases(maps, compiled.loss), _COPY: copy_case(one_map, input_sets=input_sets, device=settings.device)},
+    all_cases = {
+        **cases(maps, compiled.loss),
+        _COPY: copy_case(one_map, input_sets=input_sets, device=settings.device),
+    }
+    timed = partial(
+        compare,
+        all_cases,
         repeats=settings.repeats,
         input_sets=input_sets,
         synchronize=synchronizer(settings.device),
         progress=lambda done, of: tell(f"{where}: round {done} of {of}"),
     )
+    timings = timed() if gpu is None else timed(warmup=3, clock=gpu.clock)
+    walls = None if gpu is None else timed()
     peaks: dict[tuple[str, str], int] = {}
-    if settings.memory:
+    if gpu is not None:
+        peaks = {name: gpu_peak_memory(partial(case, 0)) for name, case in all_cases.items()}
+    elif settings.memory:
         tell(f"{where}: peak memory")
         peaks = _peaks(settings, dtype, layout)
     return {
@@ -284,7 +331,7 @@ def _measure(settings: Settings, dtype: str, layout: str, tell: Progress) -> dic
         },
         "agreement": agreed,
         "compiled": compiled.as_dict(),
-        "results": _results(timings, one_map, peaks),
+        "results": [result | _on_gpu(result, walls, gpu) for result in _results(timings, one_map, peaks)],
     }
 
 
@@ -314,6 +361,16 @@ def _results(
     return results
 
 
+def _on_gpu(result: dict[str, Any], walls: dict[tuple[str, str], Timing] | None, gpu: _Gpu | None) -> dict[str, Any]:
+    """What a result has besides on a GPU."""
+    if walls is None or gpu is None:
+        return {"wall_ms": None, "times_large_limit": None}
+    return {
+        "wall_ms": walls[result["pass"], result["competitor"]].as_dict(),
+        "times_large_limit": gpu.bandwidths["large"]["gb_per_s"] / result["gb_per_s"],
+    }
+
+
 def _peaks(settings: Settings, dtype: str, layout: str) -> dict[tuple[str, str], int]:
     """Peak memory in bytes beyond the input; not of the compiled form, whose process holds its compiler as well."""
     map_arguments = {"shape": settings.shape, "dtype": dtype, "layout": layout, "threads": torch.get_num_threads()}
@@ -331,60 +388,3 @@ def prepare(shape: Sequence[int], dtype: str, layout: str, threads: int, which: 
     cases(tiny, None)[which, name](0)
     call = cases(maps, None)[which, name]
     return lambda: call(0)
-
-
-# ---- what the user sees ----------------------------------------------------------------------------------------------
-
-
-def table(report: dict[str, Any]) -> Group:
-    """The report for a terminal of 100 columns: a table for each dtype and layout, and what the columns mean."""
-    settings, machine = report["settings"], report["environment"]
-    height, width = settings["size"]
-    head = (
-        f"Loss of {settings['batch']} x {settings['channels']} x {height} x {width} responses; {machine['cpu']}, "
-        f"{machine['threads']} threads, {machine['backend']}; PyTorch {machine['torch']}"
-    )
-    foot = (
-        "ms: median, and 20 % to 80 % quantile. GB/s: of the bytes that must move. limit: time over what these bytes "
-        "take at the speed of the copy. eager, compiled: how many times faster than these. peak MB: memory beyond the "
-        "input. -: not measured."
-    )
-    return Group(head, *[_map_table(entry) for entry in report["maps"]], foot)
-
-
-def _map_table(entry: dict[str, Any]) -> Table:
-    copy, compiled = entry["copy"], entry["compiled"]
-    title = (
-        f"{entry['dtype']} {entry['layout']}, {entry['map_bytes'] / 1e6:.1f} MB; "
-        f"copy {copy['ms']['median']:.3g} ms, {copy['gb_per_s']:.1f} GB/s"
-    )
-    caption = None if compiled["ok"] else f"compiled: {compiled['reason']}"
-    found = Table(title=title, caption=caption, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    found.title_justify = found.caption_justify = "left"
-    for column in ("pass", "competitor"):
-        found.add_column(column, no_wrap=True)
-    for column in ("ms", "20-80 %", "GB/s", "limit", "eager", "compiled", "peak MB"):
-        found.add_column(column, justify="right", no_wrap=True)
-    for which in PASSES:
-        rows = [_cells(result) for result in entry["results"] if result["pass"] == which]
-        for cells in rows:
-            found.add_row(which if cells is rows[0] else "", *cells, end_section=cells is rows[-1])
-    return found
-
-
-def _cells(result: dict[str, Any]) -> list[str]:
-    ms, peak, over_compiled = result["ms"], result["peak_memory_bytes"], result["speedup_over_compiled"]
-    return [
-        result["competitor"],
-        _short(ms["median"]),
-        f"{_short(ms['q20'])} - {_short(ms['q80'])}",
-        *(_short(result[column]) for column in ("gb_per_s", "times_limit", "speedup_over_eager")),
-        "-" if over_compiled is None else _short(over_compiled),
-        "-" if peak is None else f"{peak / 1e6:.0f}",
-    ]
-
-
-def _short(number: float) -> str:
-    """With about three digits, five characters for anything from 0.001 to 99999."""
-    decimals = 3 if number < 1 else 2 if number < 10 else 1 if number < 100 else 0
-    return f"{number:.{decimals}f}"

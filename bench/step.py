@@ -5,26 +5,29 @@ Competitors, all from the same weights, on one image (see ``step_competitors``):
 - ``published``: the scripts' step in eager PyTorch, float32, contiguous: what their users run;
 - ``paper``: ours with ``preset="paper"``, which gives the losses of the published one to the bit;
 - ``fused``: ours with the fused ops, channels last, bfloat16 where the processor has it (``precision="auto"``);
+- ``fused, CUDA graph``: the same, captured and replayed as ``segment`` does; on GPUs alone;
 - ``compiled``: the best that ``torch.compile``, autocast and channels last make of a step without our ops.
 
 Memory matters as much as arithmetic: our training loop has the C library keep freed memory for the next step, and our
 steps run so here. The others run without, as in any PyTorch program; ``compiled, memory kept`` is given it as well.
 
 Competitors take turns. In each turn a competitor makes some steps, of which the first is not measured: it finds caches
-and memory as another one has left them.
+and memory as another one has left them. On a GPU the others of a turn are measured together, from the call of the first
+to the end of the last, so that a competitor that never waits for the GPU has its gain.
 
 What a report holds, all of it JSON-able:
 
 - ``schema_version``, ``benchmark`` (``"step"``), ``environment``, ``settings``;
 - ``compiled``: ``ok``, ``reason`` (why there is none), ``seconds`` (its first steps, compilation included);
-- ``copy_gb_per_s``: of ``Tensor.copy_`` for a map of the network, reads and writes added;
+- ``copy_gb_per_s``: of ``Tensor.copy_`` for a map of the network, on a GPU for one of 1 GiB; reads and writes added;
 - ``results``: one entry for each competitor: ``ms`` (``median``, ``q20``, ``q80``), ``speedup_over_published``,
   ``speedup_over_compiled`` (ratios of medians; None: not measured), ``losses`` of its first steps and
   ``first_loss_difference``, relative to the published one;
 - ``parts``: of the fused step, ``ms`` of each part, measured apart: convolutions, ReLU with batch norm, the last batch
-  norm with the loss, update;
+  norm with the loss, update; on a GPU the time there, between two events;
 - ``limit``: ``ms`` (the convolutions, and the bytes that the fused ops read and write at the speed of the copy),
-  ``fused_bytes``, and ``times_limit`` of the fused step.
+  ``convolutions_ms``, ``fused_bytes``, and ``times_limit`` of the fused step, on a GPU of its CUDA graph;
+- ``together``: on a GPU, several images at a time, see ``cuda_steps.several_at_a_time``; else None.
 """
 
 from __future__ import annotations
@@ -36,28 +39,35 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
 import torch
-from rich.box import SIMPLE_HEAD
-from rich.console import Group
-from rich.table import Table
 from torch import Tensor, nn
 
 from dynamicseg import ops
+from dynamicseg.bench import cuda_steps
+from dynamicseg.bench.cuda_timing import EventClock, EventStopwatch, copy_bandwidths, warm_up
 from dynamicseg.bench.environment import environment
 from dynamicseg.bench.step_competitors import (
     Competitor,
     CompiledSteps,
+    Step,
     competitors,
     compiled_steps,
     in_format,
     sgd,
     soft_image,
 )
-from dynamicseg.bench.timing import MILLISECONDS, Timing, copy_bandwidth, threads_set_to
+from dynamicseg.bench.timing import (
+    MILLISECONDS,
+    Stopwatch,
+    Timing,
+    check_device,
+    copy_bandwidth,
+    threads_set_to,
+)
 from dynamicseg.config import SegmenterConfig, configure
 from dynamicseg.ops._runtime import freed_memory_kept, why
 from dynamicseg.segmenter import Segmenter
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Progress: TypeAlias = Callable[[str], None]
 
@@ -77,6 +87,7 @@ class Settings:
     repeats: int
     steps: int
     threads: int | None
+    device: str
     compile: bool
 
     def __post_init__(self) -> None:
@@ -86,6 +97,7 @@ class Settings:
             count = getattr(self, name)
             if count is not None and count < least:
                 raise ValueError(f"{name} is {count}: pass at least {least}")
+        check_device(self.device)
 
 
 def run(
@@ -94,20 +106,22 @@ def run(
     channels: int = 100,
     depth: int = 2,
     repeats: int = 5,
-    steps: int = 2,
+    steps: int | None = None,
     threads: int | None = None,
+    device: str = "cpu",
     compile: bool = True,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Measures a training step of all competitors on the CPU.
+    """Measures a training step of all competitors.
 
     Args:
         size: height and width of the image, in pixels, both >= 2.
         channels: width of the network, and number of candidate labels, >= 4.
         depth: number of 3x3 convolutions, >= 1.
         repeats: turns of each competitor, >= 1.
-        steps: measured steps in a turn, >= 1.
+        steps: measured steps in a turn, >= 1; None: 2, on a GPU 20.
         threads: for PyTorch and the kernels, >= 1; None leaves PyTorch's number. Put back afterwards.
+        device: ``"cpu"`` or ``"cuda"``.
         compile: whether ``torch.compile`` takes part.
         progress: told what is being done, in a few words.
 
@@ -118,38 +132,51 @@ def run(
         ValueError: an argument is out of its range.
         RuntimeError: our steps disagree with the published one: their times would mean nothing.
     """
-    settings = Settings(size, channels, depth, repeats, steps, threads, compile)
+    steps = steps if steps is not None else 20 if device == "cuda" else 2
+    settings = Settings(size, channels, depth, repeats, steps, threads, device, compile)
     tell = progress or (lambda _: None)
     with threads_set_to(threads):
-        image = soft_image(size)
+        image = soft_image(size, device)
         paper, fused = configurations(settings)
         compiled = CompiledSteps((), "not asked for")
         if compile:
             tell("torch.compile")
-            compiled = compiled_steps(image, fused, 2)
-        timings, losses = alternate(competitors(image, paper, fused, compiled), settings, tell)
-        check_agreement(losses)
+            compiled = compiled_steps(image, fused, 2 if device == "cpu" else 1)
+        cases = competitors(image, paper, fused, compiled)
+        if device == "cuda":
+            cases[cuda_steps.GRAPH] = Competitor(cuda_steps.graph_step(image, fused))
+            warm_up()
+        timings, losses = alternate(cases, settings, tell)
+        check_agreement(losses, device)
         tell("parts of the fused step")
         parts = parts_of_step(image, fused, settings)
         map_bytes = math.prod(size) * channels * (2 if fused.precision == "bfloat16" else 4)
-        bandwidth = copy_bandwidth(map_bytes)
+        if device == "cpu":
+            bandwidth = copy_bandwidth(map_bytes)
+        else:
+            bandwidth = copy_bandwidths(EventClock())["large"]["gb_per_s"]
+        best = timings[cuda_steps.GRAPH if device == "cuda" else "fused"]
         return {
             "schema_version": SCHEMA_VERSION,
             "benchmark": "step",
-            "environment": environment() | {"backend": why(torch.device("cpu"))},
+            "environment": environment()
+            | {"backend": why(torch.device(device)), "tf32": torch.backends.cudnn.allow_tf32},
             "settings": asdict(settings) | {"size": list(size), "precision": fused.precision},
             "compiled": {"ok": bool(compiled.steps), "reason": compiled.reason, "seconds": compiled.seconds},
             "copy_gb_per_s": bandwidth,
             "results": _results(timings, losses),
             "parts": {name: timing.as_dict() for name, timing in parts.items()},
-            "limit": _limit(parts, timings["fused"], map_bytes, depth, bandwidth),
+            "limit": _limit(parts, best, map_bytes, depth, bandwidth),
+            "together": None
+            if device == "cpu"
+            else cuda_steps.several_at_a_time(size, fused, settings.repeats, settings.steps, tell),
         }
 
 
 def configurations(settings: Settings) -> tuple[SegmenterConfig, SegmenterConfig]:
     """Of the paper step, and of the fused one."""
-    chosen = {"channels": settings.channels, "depth": settings.depth, "device": "cpu"}
-    precision = Segmenter(preset="fast", device="cpu").config.precision  # what auto is on this processor
+    chosen = {"channels": settings.channels, "depth": settings.depth, "device": settings.device}
+    precision = Segmenter(preset="fast", device=settings.device).config.precision  # what auto is there
     return configure("paper", **chosen), configure("paper", precision=precision, loss="fused", **chosen)
 
 
@@ -159,30 +186,51 @@ def configurations(settings: Settings) -> tuple[SegmenterConfig, SegmenterConfig
 def alternate(
     cases: dict[str, Competitor], settings: Settings, tell: Progress
 ) -> tuple[dict[str, Timing], dict[str, list[float]]]:
-    """Times of all measured steps, and losses of all steps, by competitor; each round begins with another one."""
+    """Times of steps, and losses of all steps, by competitor; each round begins with another one."""
     names = list(cases)
     milliseconds: dict[str, list[float]] = {name: [] for name in names}
-    losses: dict[str, list[float]] = {name: [] for name in names}
+    losses: dict[str, list[float | Tensor]] = {name: [] for name in names}
+    measured = _each_step if settings.device == "cpu" else _all_steps
     for turn in range(settings.repeats):
         tell(f"round {turn + 1} of {settings.repeats}")
         first = turn % len(names)
         for name in names[first:] + names[:first]:
             with cases[name].memory():
                 losses[name].append(cases[name].step())
-                for _ in range(settings.steps):
-                    start = time.perf_counter()
-                    losses[name].append(cases[name].step())
-                    milliseconds[name].append((time.perf_counter() - start) * MILLISECONDS)
-    return {name: Timing(tuple(times)) for name, times in milliseconds.items()}, losses
+                times, of_steps = measured(cases[name].step, settings.steps)
+            milliseconds[name] += times
+            losses[name] += of_steps
+    numbers = {name: [float(loss) for loss in of_competitor] for name, of_competitor in losses.items()}
+    return {name: Timing(tuple(times)) for name, times in milliseconds.items()}, numbers
 
 
-def check_agreement(losses: dict[str, list[float]]) -> None:
-    """RuntimeError unless the paper step gives the published losses to the bit, and the fused one begins with them."""
-    if losses["paper"] != losses["published"]:
+def _each_step(step: Step, count: int) -> tuple[list[float], list[float | Tensor]]:
+    """Milliseconds and losses of steps that have been made when they return."""
+    times, losses = [], []
+    for _ in range(count):
+        start = time.perf_counter()
+        losses.append(step())
+        times.append((time.perf_counter() - start) * MILLISECONDS)
+    return times, losses
+
+
+def _all_steps(step: Step, count: int) -> tuple[list[float], list[float | Tensor]]:
+    """Milliseconds of one of several steps that a GPU makes one after the other, and the losses of all."""
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    losses = [step() for _ in range(count)]
+    torch.cuda.synchronize()
+    return [(time.perf_counter() - start) * MILLISECONDS / count], losses
+
+
+def check_agreement(losses: dict[str, list[float]], device: str) -> None:
+    """RuntimeError unless our steps begin with the published loss; ``paper`` goes on with it, on the CPU to the bit."""
+    if device == "cpu" and losses["paper"] != losses["published"]:
         raise RuntimeError(f"paper disagrees with the published step: {losses['paper']}, {losses['published']}")
     first = losses["published"][0]
-    if abs(losses["fused"][0] - first) > 0.02 * abs(first):
-        raise RuntimeError(f"fused disagrees with the published step: {losses['fused'][0]}, {first}")
+    for name, tolerance in (("paper", 0.001), ("fused", 0.02), (cuda_steps.GRAPH, 0.02)):
+        if name in losses and not abs(losses[name][0] - first) <= tolerance * abs(first):
+            raise RuntimeError(f"{name} disagrees with the published step: {losses[name][0]}, {first}")
 
 
 def parts_of_step(image: Tensor, config: SegmenterConfig, settings: Settings) -> dict[str, Timing]:
@@ -192,16 +240,14 @@ def parts_of_step(image: Tensor, config: SegmenterConfig, settings: Settings) ->
     *hidden, last_convolution, _ = network.layers
     norm = network.last_norm
     blocks = [(hidden[i], hidden[i + 2]) for i in range(0, len(hidden), 3)]
-    rounds: list[dict[str, float]] = []
+    stopwatch = Stopwatch() if settings.device == "cpu" else EventStopwatch()
 
     def timed(part: str, call: Callable[..., Any], *arguments: Any) -> Any:
-        start = time.perf_counter()
-        result = call(*arguments)
-        rounds[-1][part] = rounds[-1].get(part, 0.0) + (time.perf_counter() - start) * MILLISECONDS
-        return result
+        with stopwatch.part(part):
+            return call(*arguments)
 
     def forward(convolution: nn.Module, x: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
+        with torch.autocast(image.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             z: Tensor = timed("convolutions, forward", convolution, x)
             return z
 
@@ -226,9 +272,7 @@ def parts_of_step(image: Tensor, config: SegmenterConfig, settings: Settings) ->
         timed("update", optimizer.step)
 
     with freed_memory_kept():
-        for _ in range(1 + settings.repeats * settings.steps):
-            rounds.append({})
-            step()
+        rounds = [stopwatch.milliseconds(step) for _ in range(1 + settings.repeats * settings.steps)]
     return {part: Timing(tuple(one[part] for one in rounds[1:])) for part in rounds[0]}
 
 
@@ -252,62 +296,9 @@ def _limit(parts: dict[str, Timing], fused: Timing, map_bytes: int, depth: int, 
     fused_bytes = (depth * _MAPS_OF_HIDDEN_LAYER + _MAPS_OF_HEAD) * map_bytes
     convolutions = sum(timing.median for part, timing in parts.items() if part.startswith("convolutions"))
     limit = convolutions + fused_bytes / gb_per_s / 1e6
-    return {"ms": limit, "fused_bytes": fused_bytes, "times_limit": fused.median / limit}
-
-
-# ---- what the user sees ----------------------------------------------------------------------------------------------
-
-
-def table(report: dict[str, Any]) -> Group:
-    """The report for a terminal of 100 columns."""
-    settings, machine = report["settings"], report["environment"]
-    height, width = settings["size"]
-    head = (
-        f"Training step, {height} x {width} pixels, {settings['channels']} channels, depth {settings['depth']}; "
-        f"{machine['cpu']}, {machine['threads']} threads, {machine['backend']}; PyTorch {machine['torch']}; "
-        f"fused and compiled in {settings['precision']}"
-    )
-    limit = report["limit"]
-    foot = (
-        f"Limit of the fused step: {limit['ms']:.3g} ms, its convolutions and {limit['fused_bytes'] / 1e6:.0f} MB at "
-        f"{report['copy_gb_per_s']:.1f} GB/s, the speed of a copy; it takes {limit['times_limit']:.2f} times that. ms: "
-        "median, and 20 % to 80 % quantile. published, compiled: how many times faster than these. first loss: how far "
-        "from the published one, relative to it, with the same weights. Ours keep freed memory from step to step. "
-        "-: not measured."
-    )
-    return Group(head, _steps_table(report), _parts_table(report), foot)
-
-
-def _steps_table(report: dict[str, Any]) -> Table:
-    caption = None if report["compiled"]["ok"] else f"compiled: {report['compiled']['reason']}"
-    found = _empty_table(caption, "step", "published", "compiled", "first loss")
-    for result in report["results"]:
-        over_compiled = result["speedup_over_compiled"]
-        found.add_row(
-            result["competitor"],
-            *_times(result["ms"]),
-            f"{result['speedup_over_published']:.2f}",
-            "-" if over_compiled is None else f"{over_compiled:.2f}",
-            f"{result['first_loss_difference']:.1g}",
-        )
-    return found
-
-
-def _parts_table(report: dict[str, Any]) -> Table:
-    found = _empty_table(None, "part of the fused step")
-    for part, ms in report["parts"].items():
-        found.add_row(part, *_times(ms))
-    return found
-
-
-def _empty_table(caption: str | None, first: str, *others: str) -> Table:
-    found = Table(caption=caption, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
-    found.caption_justify = "left"
-    found.add_column(first, no_wrap=True)
-    for column in ("ms", "20-80 %", *others):
-        found.add_column(column, justify="right", no_wrap=True)
-    return found
-
-
-def _times(ms: dict[str, float]) -> tuple[str, str]:
-    return f"{ms['median']:.1f}", f"{ms['q20']:.1f} - {ms['q80']:.1f}"
+    return {
+        "ms": limit,
+        "convolutions_ms": convolutions,
+        "fused_bytes": fused_bytes,
+        "times_limit": fused.median / limit,
+    }

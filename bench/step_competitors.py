@@ -27,8 +27,11 @@ from dynamicseg.ops._runtime import freed_memory_kept
 from dynamicseg.trainer import loss_and_backward
 from dynamicseg.weighting import DEFAULT_MU
 
-Step: TypeAlias = Callable[[], float]
-"""Makes one training step and returns its loss."""
+Step: TypeAlias = Callable[[], "float | Tensor"]
+"""Makes one training step and returns its loss; as a tensor where nothing has waited for it yet."""
+
+
+_STEPS_TO_CAPTURE = 4  # the first ones of "reduce-overhead" compile, warm up and record
 
 
 @dataclass(frozen=True)
@@ -40,13 +43,13 @@ class Competitor:
     """Entered around a run of steps: ``freed_memory_kept``, or nothing, which is PyTorch's own way."""
 
 
-def soft_image(size: tuple[int, int]) -> Tensor:
+def soft_image(size: tuple[int, int], device: str = "cpu") -> Tensor:
     """``[1, 3, height, width]`` float32 in 0..1: soft coloured areas with a little noise."""
     generator = torch.Generator().manual_seed(0)
     height, width = size
     coarse = torch.rand(1, 3, -(-height // 32) + 1, -(-width // 32) + 1, generator=generator)
     areas = functional.interpolate(coarse, size=size, mode="bilinear", align_corners=False)
-    return (areas + 0.05 * torch.randn(1, 3, height, width, generator=generator)).clamp(0, 1)
+    return (areas + 0.05 * torch.randn(1, 3, height, width, generator=generator)).clamp(0, 1).to(device)
 
 
 def sgd(network: nn.Module, config: SegmenterConfig) -> torch.optim.Optimizer:
@@ -56,12 +59,12 @@ def sgd(network: nn.Module, config: SegmenterConfig) -> torch.optim.Optimizer:
 
 def published_step(image: Tensor, config: SegmenterConfig) -> Step:
     """As in the published scripts: eager PyTorch, float32, contiguous, maps of zeros, the count by way of numpy."""
-    network = seeded_network(image.shape[1], config)
+    network = seeded_network(image.shape[1], config).to(image.device)
     optimizer = sgd(network, config)
     _, _, height, width = image.shape
     cross_entropy, vertical_l1, horizontal_l1 = nn.CrossEntropyLoss(), nn.L1Loss(), nn.L1Loss()
-    vertical_zeros = torch.zeros(height - 1, width, config.channels)
-    horizontal_zeros = torch.zeros(height, width - 1, config.channels)
+    vertical_zeros = torch.zeros(height - 1, width, config.channels, device=image.device)
+    horizontal_zeros = torch.zeros(height, width - 1, config.channels, device=image.device)
 
     def step() -> float:
         optimizer.zero_grad()
@@ -72,7 +75,7 @@ def published_step(image: Tensor, config: SegmenterConfig) -> Step:
             grid[:, 1:] - grid[:, :-1], horizontal_zeros
         )
         target = output.argmax(dim=1)
-        label_count = len(np.unique(target.numpy()))
+        label_count = len(np.unique(target.cpu().numpy()))
         loss = cross_entropy(output, target) + label_count / DEFAULT_MU["fsf"] * continuity
         torch.autograd.backward(loss)
         optimizer.step()
@@ -86,19 +89,19 @@ def our_step(image: Tensor, config: SegmenterConfig) -> Step:
     network, image = in_format(image, config)
     optimizer = sgd(network, config)
 
-    def step() -> float:
+    def step() -> Tensor:
         output, backward = loss_and_backward(network, image, config, None)
         optimizer.zero_grad()
         backward()
         optimizer.step()
-        return float(output.loss)
+        return output.loss.detach()
 
     return step
 
 
 def in_format(image: Tensor, config: SegmenterConfig) -> tuple[SegmentationNetwork, Tensor]:
     """Network and image in the memory format of the training loop."""
-    network = seeded_network(image.shape[1], config)
+    network = seeded_network(image.shape[1], config).to(image.device)
     if config.loss == "published":
         return network, image
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -129,17 +132,18 @@ class CompiledSteps:
 def compiled_steps(image: Tensor, config: SegmenterConfig, count: int) -> CompiledSteps:
     """``count`` networks under one ``torch.compile``: bfloat16 by autocast where ``config`` says so, channels last.
 
-    Each has made one step, so that nothing is left to compile, and was then given its first weights again.
+    On a GPU with ``mode="reduce-overhead"``, which is CUDA graphs. Each has made steps until nothing is left to
+    compile, and was then given its first weights again.
     """
     start = time.perf_counter()
     torch.compiler.reset()
 
     def forward(network: nn.Module, image: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
+        with torch.autocast(image.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             response = network(image)
         return tensor_loss(response)
 
-    compiled = torch.compile(forward)
+    compiled = torch.compile(forward, mode="reduce-overhead" if image.device.type == "cuda" else None)
     steps = []
     try:
         with warnings.catch_warnings():
@@ -156,14 +160,16 @@ def _compiled_step(compiled: Callable[..., Any], image: Tensor, config: Segmente
     first_weights = {name: value.clone() for name, value in network.state_dict().items()}
     optimizer = sgd(network, config)
 
-    def step() -> float:
+    def step() -> Tensor:
+        torch.compiler.cudagraph_mark_step_begin()
         optimizer.zero_grad()
-        loss = compiled(network, image)
+        loss: Tensor = compiled(network, image)
         loss.backward()
         optimizer.step()
-        return float(loss.detach())
+        return loss.detach().clone()  # a graph writes the next loss to the same place
 
-    step()
+    for _ in range(_STEPS_TO_CAPTURE if image.device.type == "cuda" else 1):
+        step()
     network.load_state_dict(first_weights)
     optimizer.state.clear()
     return step
@@ -172,13 +178,15 @@ def _compiled_step(compiled: Callable[..., Any], image: Tensor, config: Segmente
 def competitors(
     image: Tensor, paper: SegmenterConfig, fused: SegmenterConfig, compiled: CompiledSteps
 ) -> dict[str, Competitor]:
-    """All of them, by name."""
+    """All of them, by name; but the CUDA graph of a GPU, see ``cuda_steps``."""
+    memory = freed_memory_kept if image.device.type == "cpu" else contextlib.nullcontext
     found = {
         "published": Competitor(published_step(image, paper)),
-        "paper": Competitor(our_step(image, paper), freed_memory_kept),
-        "fused": Competitor(our_step(image, fused), freed_memory_kept),
+        "paper": Competitor(our_step(image, paper), memory),
+        "fused": Competitor(our_step(image, fused), memory),
     }
     if compiled.steps:
         found["compiled"] = Competitor(compiled.steps[0])
-        found["compiled, memory kept"] = Competitor(compiled.steps[1], freed_memory_kept)
+    for step in compiled.steps[1:]:
+        found["compiled, memory kept"] = Competitor(step, memory)
     return found

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -24,6 +25,9 @@ import torch
 Case: TypeAlias = Callable[[int], object]
 """One call of a competitor on input set ``index``. All input sets exist before the first call; what the call returns is
 dropped inside the timed region, so that giving memory back counts for every competitor."""
+
+Clock: TypeAlias = Callable[[Case, int], float]
+"""Runs a case once on an input set, and returns how many seconds it took."""
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -68,6 +72,7 @@ def compare(
     warmup: int = 1,
     input_sets: int = 1,
     synchronize: Callable[[], None] | None = None,
+    clock: Clock | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[Name, Timing]:
     """Times of all ``cases``, each called once in every round, so that noise of the machine meets all of them alike.
@@ -82,6 +87,7 @@ def compare(
         warmup: rounds before them that are not measured, >= 0.
         input_sets: how many input sets the cases have prepared, >= 1.
         synchronize: waits for the device; called before and after each call. None where calls are synchronous.
+        clock: measures a call in place of this process's own clock, and waits for the device if it must.
         progress: told how many rounds are done, and of how many; outside the timed region.
 
     Raises:
@@ -90,6 +96,7 @@ def compare(
     for argument, count, least in (("repeats", repeats, 1), ("warmup", warmup, 0), ("input_sets", input_sets, 1)):
         if count < least:
             raise ValueError(f"{argument} is {count}: pass at least {least}")
+    measure = clock or partial(_seconds, synchronize)
     names = list(cases)
     milliseconds: dict[Name, list[float]] = {name: [] for name in names}
     call = 0
@@ -97,7 +104,7 @@ def compare(
         for number in range(warmup + repeats):
             first = number % max(len(names), 1)
             for name in names[first:] + names[:first]:
-                seconds = _seconds(cases[name], call % input_sets, synchronize)
+                seconds = measure(cases[name], call % input_sets)
                 call += 1
                 if number >= warmup:
                     milliseconds[name].append(seconds * MILLISECONDS)
@@ -106,7 +113,40 @@ def compare(
     return {name: Timing(tuple(times)) for name, times in milliseconds.items()}
 
 
-def _seconds(case: Case, index: int, synchronize: Callable[[], None] | None) -> float:
+class Stopwatch:
+    """Times of the parts of a piece of work."""
+
+    def __init__(self) -> None:
+        self._marks: list[tuple[str, Any, Any]] = []
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Around a part; parts of the same name are added up."""
+        begin = self._mark()
+        yield
+        self._marks.append((name, begin, self._mark()))
+
+    def milliseconds(self, work: Callable[[], object]) -> dict[str, float]:
+        """Of each part of ``work``, by name."""
+        self._marks.clear()
+        self._begin()
+        work()
+        found: dict[str, float] = {}
+        for name, begin, end in self._marks:
+            found[name] = found.get(name, 0.0) + self._between(begin, end)
+        return found
+
+    def _begin(self) -> None:
+        pass
+
+    def _mark(self) -> Any:
+        return time.perf_counter()
+
+    def _between(self, begin: Any, end: Any) -> float:
+        return float((end - begin) * MILLISECONDS)
+
+
+def _seconds(synchronize: Callable[[], None] | None, case: Case, index: int) -> float:
     if synchronize is None:
         start = time.perf_counter()
         case(index)
@@ -182,6 +222,14 @@ def rotation(nbytes: int, *, total: int = 192 << 20, most: int = 16) -> int:
     It is at least 2 and at most ``most``. The default total is beyond the last cache of most processors and GPUs.
     """
     return min(max(-(-total // max(nbytes, 1)), 2), most)
+
+
+def check_device(device: str) -> None:
+    """ValueError, one line, unless ``device`` is ``"cpu"``, or ``"cuda"`` where there is one."""
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"device {device!r}: choose cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device 'cuda': PyTorch sees no CUDA device here; choose cpu")
 
 
 def synchronizer(device: str) -> Callable[[], None] | None:

@@ -11,7 +11,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from dynamicseg.cli_common import Unusable, height_and_width, loading, names, report, wrong_call
+from dynamicseg._command import DATASETS, Unusable, loading, names, report_on, wrong_call
+from dynamicseg.cli_bench import bench_app
 from dynamicseg.cli_export import export_command
 from dynamicseg.cli_predict import bench_inference_command, predict_command
 from dynamicseg.cli_train import bench_train_command, train_command
@@ -25,7 +26,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-bench_app = typer.Typer(help="Measure speed and quality on this machine.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
 app.command("train", epilog="Example: dynamicseg train photos/ -o model.safetensors --n-labels 8")(train_command)
 bench_app.command("train", epilog="Example: dynamicseg bench train train/ val/ labels/ --ignore-label 11")(
@@ -75,7 +75,6 @@ def _common(
     pass
 
 
-_DATASETS = "bsds500|labels|voc2012|coco-stuff"
 _MU_HELP = ", ".join(f"{DEFAULT_MU[name]:g} for {name}" for name in WEIGHTINGS)
 
 
@@ -228,7 +227,7 @@ def segment_command(
 def evaluate_command(
     predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Folder that segment has written.")],
     truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="The data set's folder.")],
-    dataset: Annotated[str, typer.Option(metavar=_DATASETS, help="How TRUTH is laid out.")],
+    dataset: Annotated[str, typer.Option(metavar=DATASETS, help="How TRUTH is laid out.")],
     protocol: Annotated[
         str, typer.Option(help="segment-iou, regions, boundaries, hungarian, majority, or all that apply; with commas.")
     ] = "all",
@@ -245,7 +244,7 @@ def evaluate_command(
     with loading():
         from dynamicseg import evaluate
     protocols = names(protocol)
-    return report(
+    return report_on(
         lambda tell: evaluate.evaluate(
             predictions,
             truth,
@@ -279,115 +278,6 @@ def info_command(
     width = max(len(name) for name in facts)
     for name, value in facts.items():
         print(f"{name.replace('_', ' '):<{width}}  {', '.join(value) if isinstance(value, list) else value}")
-
-
-@bench_app.command("loss", epilog="Example: dynamicseg bench loss --json loss.json")
-def bench_loss_command(
-    size: Annotated[str, typer.Option(metavar="HxW", help="Height and width of the response map.")] = "321x481",
-    channels: Annotated[int, typer.Option(help="Channels of the response map.")] = 100,
-    batch: Annotated[int, typer.Option(help="Images in the batch.")] = 1,
-    repeats: Annotated[int, typer.Option(help="Timed rounds; in each, every competitor runs once.")] = 10,
-    threads: Annotated[int | None, typer.Option(help="(default: as many as PyTorch uses)")] = None,
-    device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Where to compute.")] = "cpu",
-    compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Also against torch.compile.")] = True,
-    memory: Annotated[bool, typer.Option("--memory", help="Also the peak of memory, each in a process.")] = False,
-    json_path: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON.")] = None,
-) -> int:
-    """The fused loss against the published form in eager PyTorch and under torch.compile, in one process.
-
-    Milliseconds, how many times faster, and how far from the limit: reading and writing the map at the copy bandwidth
-    that is measured beside. About two minutes.
-    """
-    with loading():
-        from dynamicseg.bench import loss
-    return report(
-        lambda tell: loss.run(
-            size=height_and_width(size),
-            channels=channels,
-            batch=batch,
-            repeats=repeats,
-            threads=threads,
-            device=device,
-            compile=compiled,
-            memory=memory,
-            progress=tell,
-        ),
-        loss.table,
-        json_path,
-    )
-
-
-@bench_app.command("step", epilog="Example: dynamicseg bench step --json step.json")
-def bench_step_command(
-    size: Annotated[str, typer.Option(metavar="HxW", help="Height and width of the image.")] = "321x481",
-    channels: Annotated[int, typer.Option(help="Candidate labels, and width of the network.")] = 100,
-    depth: Annotated[int, typer.Option(help="3x3 convolutions.")] = 2,
-    repeats: Annotated[int, typer.Option(help="Turns of each competitor.")] = 5,
-    steps: Annotated[int, typer.Option(help="Measured steps in a turn.")] = 2,
-    threads: Annotated[int | None, typer.Option(help="(default: as many as PyTorch uses)")] = None,
-    compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Also against torch.compile.")] = True,
-    json_path: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON.")] = None,
-) -> int:
-    """A training step against the published one in eager PyTorch and against torch.compile, in one process.
-
-    Milliseconds, how many times faster, what each part of the fused step takes, and how far it is from the limit: its
-    convolutions, and reading and writing the maps between them at the speed of a copy. About two minutes.
-    """
-    with loading():
-        from dynamicseg.bench import step
-    return report(
-        lambda tell: step.run(
-            size=height_and_width(size),
-            channels=channels,
-            depth=depth,
-            repeats=repeats,
-            steps=steps,
-            threads=threads,
-            compile=compiled,
-            progress=tell,
-        ),
-        step.table,
-        json_path,
-    )
-
-
-@bench_app.command("quality", epilog="Example: dynamicseg bench quality BSDS500 --limit 20 --json quality.json")
-def bench_quality_command(
-    root: Annotated[Path, typer.Argument(metavar="DATASET", help="The data set's folder.")],
-    dataset: Annotated[str, typer.Option(metavar=_DATASETS, help="How the folder is laid out.")] = "bsds500",
-    split: Annotated[str, typer.Option(help="Which part of it.")] = "val",
-    methods: Annotated[
-        str, typer.Option(help="Separated by commas; options of a method after colons: felzenszwalb:scale=200.")
-    ] = "dynamicseg,felzenszwalb,slic,kmeans",
-    limit: Annotated[int | None, typer.Option(help="Images at the most. (default: all)")] = None,
-    every: Annotated[int, typer.Option(help="Only every so many-th image by name.")] = 1,
-    seeds: Annotated[int, typer.Option(help="Runs of each method that has a seed.")] = 1,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="OUT", help="Keep label maps here, and go on from them.")
-    ] = None,
-    json_path: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON.")] = None,
-    plot_path: Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Plot scores against time.")] = None,
-) -> int:
-    """Segment a labelled data set with several methods and score them side by side, time beside score."""
-    with loading():
-        from dynamicseg.bench import quality
-    chosen = names(methods)
-    return report(
-        lambda tell: quality.run(
-            root,
-            dataset=dataset,  # type: ignore[arg-type]
-            split=split,
-            methods=chosen,
-            limit=limit,
-            every=every,
-            seeds=seeds,
-            output=output,
-            progress=tell,
-        ),
-        quality.table,
-        json_path,
-        plot=None if plot_path is None else lambda report: quality.plot(report, plot_path),
-    )
 
 
 if __name__ == "__main__":

@@ -91,6 +91,11 @@ class TrainingStep:
             torch._foreach_add_(self._momenta, gradients)
             torch._foreach_sub_(self._parameters, torch._foreach_mul(self._momenta, self._learning_rate))
 
+    @property
+    def losses(self) -> Tensor:
+        """``[steps]`` float64, by step from 0; those that are not done yet have no meaning."""
+        return self._records[:, 0]
+
     def records(self, begin: int, end: int) -> list[StepRecord]:
         """Of steps ``begin`` to ``end``, from 0. Waits until they are done."""
         return [
@@ -114,8 +119,8 @@ def _row(output: DynamicLossOutput) -> Tensor:
 
 
 @dataclass
-class _Prepared:
-    """Steps for images of one size, and what runs one of each."""
+class PreparedSteps:
+    """Steps for images of one size; ``run`` makes one of each, and waits for nothing."""
 
     size: tuple[object, ...]
     steps: list[TrainingStep]
@@ -131,7 +136,7 @@ class GpuTrainer:
 
     def __init__(self, config: SegmenterConfig) -> None:
         self._config = config
-        self._prepared: _Prepared | None = None
+        self._prepared: PreparedSteps | None = None
 
     def __getstate__(self) -> dict[str, object]:
         return {"_config": self._config, "_prepared": None}  # a graph belongs to its process
@@ -220,14 +225,19 @@ class GpuTrainer:
             return "few_labels"
         return "max_steps" if done >= self._config.max_steps else None
 
-    def _prepare(self, images: Sequence[Tensor], superpixels: Sequence[Tensor] | None) -> _Prepared:
+    def prepare(self, images: Sequence[Tensor], superpixels: Sequence[Tensor] | None = None) -> PreparedSteps:
+        """Steps at their beginning, captured now or for earlier images of the same size; see ``train_together``."""
+        with _repeatable(self._config):
+            return self._prepare(images, superpixels)
+
+    def _prepare(self, images: Sequence[Tensor], superpixels: Sequence[Tensor] | None) -> PreparedSteps:
         count = None if superpixels is None else max(_superpixel_count(one) for one in superpixels)
         size = (len(images), images[0].shape, count)
         ones = [None] * len(images) if superpixels is None else list(superpixels)
         if self._prepared is None or self._prepared.size != size:
             self._prepared = None  # its memory first
             steps = [TrainingStep(image, self._config, one, count) for image, one in zip(images, ones, strict=True)]
-            self._prepared = _Prepared(size, steps, _captured(steps, images[0].device))
+            self._prepared = PreparedSteps(size, steps, _captured(steps, images[0].device))
         for step, image, one in zip(self._prepared.steps, images, ones, strict=True):
             step.begin_again(image, one)
         return self._prepared

@@ -17,7 +17,7 @@ from rich.console import Console
 from dynamicseg import reference
 from dynamicseg.bench import environment as env
 from dynamicseg.bench import loss as bench_loss
-from dynamicseg.bench import published, timing
+from dynamicseg.bench import loss_table, published, timing
 from dynamicseg.bench.published import PublishedLoss
 from dynamicseg.io import write_json
 from dynamicseg.weighting import WEIGHTINGS, Weighting
@@ -53,6 +53,28 @@ class TestCompare:
             synchronize=lambda: events.append("wait"),
         )
         assert events == ["wait", "call", "wait"] * 2
+
+    def test_another_clock(self) -> None:
+        indices: list[int] = []
+
+        def clock(case: timing.Case, index: int) -> float:
+            case(index)
+            return 0.002
+
+        found = timing.compare({"a": indices.append}, repeats=2, warmup=1, input_sets=2, clock=clock)
+        assert found["a"].milliseconds == (2.0, 2.0)
+        assert indices == [0, 1, 0]
+
+    def test_stopwatch(self) -> None:
+        stopwatch = timing.Stopwatch()
+
+        def work() -> None:
+            for name in "aba":
+                with stopwatch.part(name):
+                    pass
+
+        for _ in range(2):
+            assert list(stopwatch.milliseconds(work)) == ["a", "b"]
 
     def test_progress(self) -> None:
         told: list[tuple[int, int]] = []
@@ -226,7 +248,7 @@ class TestCompiled:
 
 def rendered(report: dict[str, Any]) -> str:
     console = Console(width=100, file=io.StringIO())
-    console.print(bench_loss.table(report))
+    console.print(loss_table.table(report))
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return text
 
@@ -278,6 +300,11 @@ class TestReport:
     def test_sizes(self, report: dict[str, Any]) -> None:
         assert [entry["map_bytes"] for entry in report["maps"]] == [5760, 5760, 2880, 2880]
 
+    def test_nothing_of_a_gpu_on_the_cpu(self, report: dict[str, Any]) -> None:
+        assert report["copy_bandwidth"] is None
+        results = [result for entry in report["maps"] for result in entry["results"]]
+        assert all(result["wall_ms"] is result["times_large_limit"] is None for result in results)
+
     def test_threads_are_set_and_put_back(self, report: dict[str, Any]) -> None:
         assert report["environment"]["threads"] == 1
         before = torch.get_num_threads()
@@ -294,6 +321,24 @@ class TestReport:
         assert max(map(len, text.splitlines())) <= 100
         assert "…" not in text
         for word in ("fused, one call", "forward+backward", "bfloat16 contiguous", "peak MB", "compiled"):
+            assert word in text
+
+    def test_table_of_a_gpu(self, report: dict[str, Any]) -> None:
+        gpu = json.loads(json.dumps(report))
+        gpu["settings"]["device"], gpu["environment"]["gpu"] = "cuda", "NVIDIA H100"
+        gpu["copy_bandwidth"] = {
+            "large": {"bytes": 1 << 30, "gb_per_s": 3000.0},
+            "l2": {"bytes": 12e6, "gb_per_s": 5e3},
+        }
+        for entry in gpu["maps"]:
+            for result in entry["results"]:
+                result |= {"wall_ms": {"median": 0.0815, "q20": 0.08, "q80": 0.09}, "times_large_limit": 1.4}
+                result["ms"] = {"median": 0.0213, "q20": 0.0211, "q80": 0.0219}
+            entry["results"][-1]["competitor"] = bench_loss.COOPERATIVE
+        text = rendered(gpu)
+        assert max(map(len, text.splitlines())) <= 100
+        assert "…" not in text
+        for word in ("NVIDIA H100", "3000 GB/s", "fused, cooperative", "21.1 - 21.9", "81.5", "wall us"):
             assert word in text
 
     def test_table_fits_with_long_times(self, report: dict[str, Any]) -> None:

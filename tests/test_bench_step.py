@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dynamicseg import reference
 from dynamicseg.bench import step as bench_step
-from dynamicseg.bench import step_competitors
+from dynamicseg.bench import step_competitors, step_table
 from dynamicseg.config import configure
 from dynamicseg.io import write_json
 from dynamicseg.trainer import train_on_image
@@ -32,7 +32,7 @@ PARTS = [
 
 def rendered(report: dict[str, Any]) -> str:
     console = Console(width=100, file=io.StringIO())
-    console.print(bench_step.table(report))
+    console.print(step_table.table(report))
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return text
 
@@ -53,13 +53,13 @@ class TestCompetitors:
         for loss in ("published", "fused"):
             config = configure("paper", loss=loss, channels=8, max_steps=4, stop_labels=1)
             step = step_competitors.our_step(image, config)
-            assert [step() for _ in range(4)] == [one["loss"] for one in train_on_image(image, config).history]
+            assert [float(step()) for _ in range(4)] == [one["loss"] for one in train_on_image(image, config).history]
 
     def test_the_published_step_is_the_paper_step_to_the_bit(self) -> None:
         image, config = step_competitors.soft_image((17, 12)), configure("paper", channels=8)
         published = step_competitors.published_step(image, config)
         ours = step_competitors.our_step(image, config)
-        assert [published() for _ in range(6)] == [ours() for _ in range(6)]
+        assert [published() for _ in range(6)] == [float(ours()) for _ in range(6)]
 
     def test_the_loss_of_the_compiled_step_is_the_reference(self) -> None:
         x = torch.randn(1, 7, 9, 11, requires_grad=True)
@@ -104,6 +104,15 @@ class TestReport:
         convolutions = sum(report["parts"][part]["median"] for part in PARTS if part.startswith("convolutions"))
         moved = limit["fused_bytes"] / report["copy_gb_per_s"] / 1e6
         assert limit["ms"] == pytest.approx(convolutions + moved)
+
+    def test_table_of_a_gpu(self, report: dict[str, Any]) -> None:
+        gpu = json.loads(json.dumps(report))
+        gpu["environment"]["gpu"] = "NVIDIA H100"
+        ms = {"median": 0.5031, "q20": 0.5, "q80": 0.51}
+        gpu["together"] = [{"size": [160, 240], "images": 4, "ms": ms, "ms_per_image": 0.1258}]
+        text = rendered(gpu)
+        for word in ("NVIDIA H100", "4 of 160x240", "0.503", "0.126"):
+            assert word in text
 
     def test_json_round_trip(self, report: dict[str, Any], tmp_path: Path) -> None:
         write_json(tmp_path / "report.json", report)
@@ -155,6 +164,7 @@ class TestReport:
         ({"repeats": 0}, "repeats is 0"),
         ({"steps": 0}, "steps is 0"),
         ({"threads": 0}, "threads is 0"),
+        ({"device": "tpu"}, "device 'tpu'"),
     ],
 )
 def test_run_refuses(arguments: dict[str, Any], message: str) -> None:

@@ -320,3 +320,13 @@ print(inside - start, after - start, resident() - start)
         assert inside >= 290
         assert after <= 60
         assert later <= 60
+
+
+def test_a_launch_is_cooperative_where_it_is_wanted() -> None:
+    assert _cuda._cooperative.get() is _cuda.COOPERATIVE_BY_DEFAULT
+    with _cuda.cooperative_launches(True):
+        assert _cuda._cooperative.get() is True
+        with _cuda.cooperative_launches(False):
+            assert _cuda._cooperative.get() is False
+        assert _cuda._cooperative.get() is True
+    assert _cuda._cooperative.get() is _cuda.COOPERATIVE_BY_DEFAULT

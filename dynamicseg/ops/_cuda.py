@@ -5,13 +5,31 @@ The compiled module is loaded when a tensor on a GPU, or ``dynamicseg info``, fi
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
+from contextvars import ContextVar
 
 import torch
 
 from dynamicseg import _native
 
 Params = _native.DynamicLossParams | _native.BatchNormDynamicLossParams | _native.ReluBatchNormParams
+
+
+# Whether an op that has both forms runs as one cooperative kernel or as several: see csrc/cuda/dynamic_loss.cu.
+COOPERATIVE_BY_DEFAULT = False
+_cooperative = ContextVar("cooperative", default=COOPERATIVE_BY_DEFAULT)
+
+
+@contextlib.contextmanager
+def cooperative_launches(wanted: bool) -> Iterator[None]:
+    """Inside the block, ops of this thread that have a cooperative form use it, or do not."""
+    before = _cooperative.set(wanted)
+    try:
+        yield
+    finally:
+        _cooperative.reset(before)
 
 
 @functools.cache
@@ -58,5 +76,9 @@ def run(kernel: str, params: Params, device: torch.device) -> None:
         workspace_bytes = getattr(_native_cuda, f"{kernel}_workspace_bytes")(params)
         # What is given back before the kernel has run goes to kernels on the same stream alone, which come later.
         workspace = torch.empty(workspace_bytes, dtype=torch.uint8, device=device)
-        launch = _native_cuda.CudaLaunch(stream=torch.cuda.current_stream().cuda_stream, workspace=workspace.data_ptr())
+        launch = _native_cuda.CudaLaunch(
+            stream=torch.cuda.current_stream().cuda_stream,
+            workspace=workspace.data_ptr(),
+            cooperative=_cooperative.get(),
+        )
         getattr(_native_cuda, kernel)(params, launch)

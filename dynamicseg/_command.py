@@ -1,0 +1,66 @@
+"""What the commands of the command line share: loading what they need, saying what went wrong, reporting."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from dynamicseg.exit_status import DONE, SOME_FAILED, WRONG_CALL
+
+DATASETS = "bsds500|labels|voc2012|coco-stuff"
+
+
+class Unusable(Exception):
+    """Nothing of this installation can run as it is called: a wrong environment variable, or no compiled module."""
+
+
+@contextlib.contextmanager
+def loading() -> Iterator[None]:
+    """Around imports: what cannot be loaded makes the installation unusable."""
+    try:
+        yield
+    except (ImportError, ValueError) as error:
+        raise Unusable(error) from error
+
+
+def names(text: str) -> list[str]:
+    """The names in a list with commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def wrong_call(text: str) -> int:
+    """Says in one line what is wrong with a call; its exit status."""
+    if text:  # none where there is only the help to show
+        print(f"dynamicseg: {' '.join(text.split())}", file=sys.stderr)
+    return WRONG_CALL
+
+
+def report_on(
+    run: Callable[[Callable[[str], None]], dict[str, Any]],
+    table: Callable[[dict[str, Any]], Any],
+    json_path: Path | None,
+    *,
+    plot: Callable[[dict[str, Any]], None] | None = None,
+) -> int:
+    """Runs something long with a line that says how far it is; then its table on stdout, and its files."""
+    from rich.console import Console
+
+    from dynamicseg.io import write_json
+
+    try:
+        with Console(stderr=True).status("starting") as status:
+            report = run(status.update)
+        Console(width=None if sys.stdout.isatty() else 100).print(table(report))
+        if json_path is not None:
+            write_json(json_path, report)
+        if plot is not None:
+            plot(report)
+    except (ValueError, OSError) as error:
+        return wrong_call(str(error))
+    except RuntimeError as error:
+        print(f"dynamicseg: {' '.join(str(error).split())}", file=sys.stderr)
+        return SOME_FAILED
+    return DONE
