@@ -42,7 +42,7 @@ from dynamicseg.inputs import InputImage, find_images
 from dynamicseg.ops._runtime import why
 from dynamicseg.segmentation import output_paths
 from dynamicseg.segmenter import Segmenter
-from dynamicseg.workers import Outcome, Show, Work, in_processes
+from dynamicseg.workers import Outcome, SegmentWork, Show, in_processes
 
 SCHEMA_VERSION = 1
 
@@ -99,7 +99,7 @@ def run(
     threads = max(1, torch.get_num_threads() // jobs)
     on_gpu = segmenter.config.device.startswith("cuda")
     with tempfile.TemporaryDirectory() as folder:
-        work = TimedWork(segmenter, Path(folder), _FORMATS, None, jobs)
+        work = TimedWork(Path(folder), _FORMATS, None, jobs, segmenter=segmenter)
         warm_up_seconds = None
         if jobs == 1:
             tell("an image beforehand")
@@ -180,10 +180,11 @@ def _photos(truth: Dataset) -> list[InputImage]:
 # ---- measurement -----------------------------------------------------------------------------------------------------
 
 
-class TimedWork(Work):
+class TimedWork(SegmentWork):
     """The work of ``dynamicseg segment``; its text is a JSON of what was measured."""
 
-    def _segment(self, image: InputImage, show: Show) -> str:
+    def finish(self, image: InputImage, show: Show) -> str:
+        """Returns the JSON."""
         result = self.segmenter.segment(image.path)
         start = time.perf_counter()
         result.save(self.output, image.stem, self.formats)
@@ -208,7 +209,7 @@ def _peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * _KIB
 
 
-def _outcomes(images: Sequence[InputImage], work: Work, threads: int) -> Iterator[Outcome]:
+def _outcomes(images: Sequence[InputImage], work: TimedWork, threads: int) -> Iterator[Outcome]:
     if work.jobs > 1:
         return in_processes(images, work, threads=threads, show=lambda *_: None)
     return (work.do(image, lambda *_: None) for image in images)

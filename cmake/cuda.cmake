@@ -10,6 +10,10 @@ if(NOT CMAKE_CUDA_COMPILER)
 endif()
 set(CMAKE_CUDA_ARCHITECTURES OFF)  # each target says what for
 enable_language(CUDA)
+if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake before 3.26 does not know that nvcc 12 has C++20
+  set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+  set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
+endif()
 if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.4)
   set(DYNAMICSEG_CUDA_PROBLEM "nvcc ${CMAKE_CUDA_COMPILER_VERSION} is older than 12.4")
   set(DYNAMICSEG_CUDA_REASON "DynamicSeg was built where ${DYNAMICSEG_CUDA_PROBLEM}")
@@ -28,8 +32,8 @@ endif()
 list(JOIN architectures " " architectures_text)
 
 pybind11_add_module(_native_cuda NO_EXTRAS csrc/cuda/bindings.cpp ${DYNAMICSEG_CUDA_SOURCES})
-set_target_properties(_native_cuda PROPERTIES CUDA_ARCHITECTURES "${architectures}" CUDA_STANDARD 20
-  CUDA_STANDARD_REQUIRED ON CUDA_VISIBILITY_PRESET hidden CUDA_RUNTIME_LIBRARY Static)
+set_target_properties(_native_cuda PROPERTIES CUDA_ARCHITECTURES "${architectures}" CUDA_VISIBILITY_PRESET hidden
+  CUDA_RUNTIME_LIBRARY Static)
 target_include_directories(_native_cuda PRIVATE csrc csrc/include)
 # No fast-math: subnormal differences have a sign, and divisions are exact. --threads: one for each architecture.
 target_compile_options(_native_cuda PRIVATE

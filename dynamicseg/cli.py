@@ -11,11 +11,11 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from dynamicseg._command import DATASETS, Unusable, loading, names, report_on, wrong_call
 from dynamicseg.cli_bench import bench_app
+from dynamicseg.cli_common import DATASETS, Unusable, loading, names, report, wrong_call
 from dynamicseg.cli_export import export_command
-from dynamicseg.cli_predict import bench_inference_command, predict_command
-from dynamicseg.cli_train import bench_train_command, train_command
+from dynamicseg.cli_predict import predict_command
+from dynamicseg.cli_train import train_command
 from dynamicseg.exit_status import DONE, INTERRUPTED, TERMINATED
 from dynamicseg.weighting import DEFAULT_MU, WEIGHTINGS
 
@@ -28,13 +28,8 @@ app = typer.Typer(
 )
 app.add_typer(bench_app, name="bench")
 app.command("train", epilog="Example: dynamicseg train photos/ -o model.safetensors --n-labels 8")(train_command)
-bench_app.command("train", epilog="Example: dynamicseg bench train train/ val/ labels/ --ignore-label 11")(
-    bench_train_command
-)
+app.command("export", epilog="Example: dynamicseg export model.safetensors --to onnx -o model.onnx")(export_command)
 app.command("predict", epilog="Example: dynamicseg predict model.onnx photos/ -o out")(predict_command)
-bench_app.command("inference", epilog="Example: dynamicseg bench inference model.safetensors model.onnx")(
-    bench_inference_command
-)
 
 # What the command line library raises for a wrong call; its own base class has no public name.
 _UsageError: Any = typer.BadParameter.__mro__[1]
@@ -244,7 +239,7 @@ def evaluate_command(
     with loading():
         from dynamicseg import evaluate
     protocols = names(protocol)
-    return report_on(
+    return report(
         lambda tell: evaluate.evaluate(
             predictions,
             truth,
@@ -258,9 +253,6 @@ def evaluate_command(
         evaluate.table,
         json_path,
     )
-
-
-app.command("export", epilog="Example: dynamicseg export model.safetensors --to onnx -o model.onnx")(export_command)
 
 
 @app.command("info", epilog="Example: dynamicseg info --json")

@@ -7,9 +7,17 @@ from typing import Annotated
 
 import typer
 
-from dynamicseg._command import DATASETS, loading, names, report_on
+from dynamicseg.cli_common import DATASETS, height_and_width, loading, names, report
+from dynamicseg.cli_predict import bench_inference_command
+from dynamicseg.cli_train import bench_train_command
 
 bench_app = typer.Typer(help="Measure speed and quality on this machine.", no_args_is_help=True)
+bench_app.command("train", epilog="Example: dynamicseg bench train train/ val/ labels/ --ignore-label 11")(
+    bench_train_command
+)
+bench_app.command("inference", epilog="Example: dynamicseg bench inference model.safetensors model.onnx")(
+    bench_inference_command
+)
 
 
 @bench_app.command("loss", epilog="Example: dynamicseg bench loss --json loss.json")
@@ -31,9 +39,9 @@ def bench_loss_command(
     """
     with loading():
         from dynamicseg.bench import loss, loss_table
-    return report_on(
+    return report(
         lambda tell: loss.run(
-            size=_height_and_width(size),
+            size=height_and_width(size),
             channels=channels,
             batch=batch,
             repeats=repeats,
@@ -67,9 +75,9 @@ def bench_step_command(
     """
     with loading():
         from dynamicseg.bench import step, step_table
-    return report_on(
+    return report(
         lambda tell: step.run(
-            size=_height_and_width(size),
+            size=height_and_width(size),
             channels=channels,
             depth=depth,
             repeats=repeats,
@@ -108,7 +116,7 @@ def bench_segment_command(
     """
     with loading():
         from dynamicseg.bench import segment
-    return report_on(
+    return report(
         lambda tell: segment.run(
             inputs or (),
             dataset=dataset,  # type: ignore[arg-type]
@@ -146,7 +154,7 @@ def bench_quality_command(
     with loading():
         from dynamicseg.bench import quality
     chosen = names(methods)
-    return report_on(
+    return report(
         lambda tell: quality.run(
             root,
             dataset=dataset,  # type: ignore[arg-type]
@@ -160,13 +168,5 @@ def bench_quality_command(
         ),
         quality.table,
         json_path,
-        plot=None if plot_path is None else lambda report: quality.plot(report, plot_path),
+        plot=None if plot_path is None else lambda found: quality.plot(found, plot_path),
     )
-
-
-def _height_and_width(size: str) -> tuple[int, int]:
-    try:
-        height, width = (int(number) for number in size.lower().split("x"))
-    except ValueError:
-        raise ValueError(f"--size {size}: wants HEIGHTxWIDTH, for example 321x481") from None
-    return height, width

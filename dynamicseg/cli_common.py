@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from dynamicseg._command import Unusable, loading, names, wrong_call
-from dynamicseg.exit_status import DONE, SOME_FAILED
+from dynamicseg.exit_status import DONE, SOME_FAILED, WRONG_CALL
 
-__all__ = ["Unusable", "height_and_width", "loading", "names", "report", "wrong_call"]
+DATASETS = "bsds500|labels|voc2012|coco-stuff"
+
+
+class Unusable(Exception):
+    """Nothing of this installation can run as it is called: a wrong environment variable, or no compiled module."""
+
+
+@contextlib.contextmanager
+def loading() -> Iterator[None]:
+    """Around the imports of a command."""
+    try:
+        yield
+    except (ImportError, ValueError) as error:
+        raise Unusable(error) from error
+
+
+def names(text: str) -> list[str]:
+    """The names in a list with commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def wrong_call(text: str) -> int:
+    """Says what is wrong with the call, and returns the exit status."""
+    if text:  # none where there is only the help to show
+        print(f"dynamicseg: {' '.join(text.split())}", file=sys.stderr)
+    return WRONG_CALL
 
 
 def height_and_width(size: str) -> tuple[int, int]:

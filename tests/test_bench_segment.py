@@ -19,7 +19,7 @@ from scipy.io import savemat
 from dynamicseg.bench import segment
 from dynamicseg.evaluate import evaluate
 from dynamicseg.inputs import find_images
-from dynamicseg.workers import Work
+from dynamicseg.workers import SegmentWork
 
 Photo = Callable[[str], NDArray[np.uint8]]
 
@@ -72,7 +72,7 @@ class TestReport:
         images = find_images([str(bsds / "images" / "val")]).images
         from dynamicseg.segmenter import Segmenter
 
-        work = Work(Segmenter(device="cpu", max_steps=2), tmp_path, ("png",), None)
+        work = SegmentWork(tmp_path, ("png",), None, segmenter=Segmenter(device="cpu", max_steps=2))
         for image in images:
             work.do(image, lambda *_: None)
         expected = evaluate(tmp_path, bsds, "bsds500", ["segment-iou"], split="val")["scores"]["segment-iou"]
