@@ -56,6 +56,6 @@ test -s out/chelsea_labels.png -a -s out/chelsea_overlay.png -a -s out/chelsea.j
 onnx_models.save(pathlib.Path("model.onnx"))' "$repository/tests"
 "$repository/.venv/bin/python" -m venv "$scratch/device"
 device/bin/python -m pip install --quiet --disable-pip-version-check numpy pillow onnxruntime
-device/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "$dist"/dynamicseg-*.whl
+device/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "$wheel"
 device/bin/python -m dynamicseg.predict model.onnx chelsea.png -o predicted --verbose
 test -s predicted/chelsea_labels.png -a -s predicted/chelsea_overlay.png -a -s predicted/chelsea.json
