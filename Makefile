@@ -16,8 +16,8 @@ CORE := CMakeLists.txt pyproject.toml constraints.txt $(shell find cmake csrc -t
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.cu' -o -name '*.h')
 # The CUDA kernels as tests run them where there is no GPU.
 CUDA_ON_HOST := build/cuda/cuda_on_host
-# What `make wheel-cuda` compiles for; empty: all architectures that this nvcc knows.
-CUDA_ARCHITECTURES ?=
+# What `make wheel-cuda` compiles for; all: every architecture that this nvcc knows.
+CUDA_ARCHITECTURES ?= all
 
 .DEFAULT_GOAL := help
 
