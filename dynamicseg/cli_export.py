@@ -148,7 +148,7 @@ def export_command(
         except TooLittleAgreement as error:
             print(f"dynamicseg: {error}", file=sys.stderr)
             return SOME_FAILED
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
         return wrong_call(str(error))
     if not quiet:
         for line in exported.summary():

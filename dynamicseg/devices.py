@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 
 from dynamicseg.config import Precision
@@ -29,3 +32,21 @@ def present_precision(precision: Precision, device: torch.device) -> Precision:
         return "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
     except (AttributeError, RuntimeError):  # a PyTorch that was built without oneDNN
         return "float32"
+
+
+@contextlib.contextmanager
+def repeatable_convolutions(*, float32: bool) -> Iterator[None]:
+    """On GPUs: convolutions that give the same bits each time; with ``float32``, none in numbers of fewer bits."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    # PyTorch 2.9 has new names for this, and refuses whoever uses old and new ones side by side.
+    owner, name = (cudnn.conv, "fp32_precision") if hasattr(cudnn, "conv") else (cudnn, "allow_tf32")
+    precision_before = getattr(owner, name)
+    cudnn.deterministic, cudnn.benchmark = True, False
+    if float32:
+        setattr(owner, name, "ieee" if name == "fp32_precision" else False)
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
+        setattr(owner, name, precision_before)

@@ -7,15 +7,15 @@ learning rate is 0, and the labels of an unchanged network on the same image are
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from dynamicseg.config import SegmenterConfig
+from dynamicseg.devices import repeatable_convolutions
 from dynamicseg.model import seeded_network
 from dynamicseg.ops import DynamicLossOutput, _runtime
 from dynamicseg.time_budget import StepClock
@@ -179,7 +179,7 @@ class GpuTrainer:
             raise ValueError(f"images of {sizes or 'no'} pixels cannot be trained on together: pass images of one size")
         watchers = [None] * len(images) if on_step is None else list(on_step)
         try:
-            with _repeatable(self._config):
+            with repeatable_convolutions(float32=self._config.precision == "float32"):
                 return self._train(images, superpixels, watchers, deadline)
         except torch.OutOfMemoryError:
             self._prepared = None
@@ -227,7 +227,7 @@ class GpuTrainer:
 
     def prepare(self, images: Sequence[Tensor], superpixels: Sequence[Tensor] | None = None) -> PreparedSteps:
         """Steps at their beginning, captured now or for earlier images of the same size; see ``train_together``."""
-        with _repeatable(self._config):
+        with repeatable_convolutions(float32=self._config.precision == "float32"):
             return self._prepare(images, superpixels)
 
     def _prepare(self, images: Sequence[Tensor], superpixels: Sequence[Tensor] | None) -> PreparedSteps:
@@ -254,18 +254,40 @@ def _superpixel_count(superpixels: Tensor) -> int:
 
 def _captured(steps: Sequence[TrainingStep], device: torch.device) -> Callable[[], None]:
     """What runs a step of each: a CUDA graph where there can be one."""
+    one_by_one = functools.partial(_one_after_the_other, steps)
     if why_no_graph(device):
-        return functools.partial(_one_after_the_other, steps)
+        return one_by_one
     beside = torch.cuda.Stream(device)
     beside.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(beside):
         for _ in range(_STEPS_BEFORE_CAPTURE):
-            _one_after_the_other(steps)
+            one_by_one()
     torch.cuda.current_stream(device).wait_stream(beside)
+    try:
+        return _capture(lambda: _side_by_side(steps, device), device).replay
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        _NO_GRAPH[device] = _one_line(error)
+        return one_by_one
+
+
+def _capture(body: Callable[[], None], device: torch.device) -> torch.cuda.CUDAGraph:
+    """A graph of what ``body`` starts. Where that fails, the stream is what it was, and a lack of memory is named."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.device(device), torch.cuda.graph(graph):
-        _side_by_side(steps, device)
-    return graph.replay
+    with torch.cuda.device(device):
+        before = torch.cuda.current_stream(device)
+        try:
+            # A stream of this device: PyTorch's own is of the device that was first. Other threads may go on.
+            with torch.cuda.graph(graph, stream=torch.cuda.Stream(device), capture_error_mode="thread_local"):
+                body()
+        except RuntimeError as error:
+            torch.cuda.set_stream(before)
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, torch.OutOfMemoryError):
+                cause = cause.__context__
+            raise (cause or error) from None
+    return graph
 
 
 def _one_after_the_other(steps: Sequence[TrainingStep]) -> None:
@@ -286,29 +308,32 @@ def _side_by_side(steps: Sequence[TrainingStep], device: torch.device) -> None:
         main.wait_stream(stream)
 
 
-@functools.cache
+_NO_GRAPH: dict[torch.device, str] = {}
+"""Why a capture has failed, or nothing where one has been tried and did not."""
+
+
 def why_no_graph(device: torch.device) -> str:
     """Why steps on ``device`` are started one by one; empty where they are replayed as a CUDA graph."""
     if device.type != "cuda":
         return "CUDA graphs are for GPUs"
     if _runtime.backend_for(device) != "cuda":
         return _runtime.why(device)
-    try:
-        graph = torch.cuda.CUDAGraph()
+    if device not in _NO_GRAPH:
         number = torch.zeros((), device=device)
-        with torch.cuda.device(device), torch.cuda.graph(graph):
-            number += 1
-        graph.replay()
-        torch.cuda.synchronize(device)
-    except RuntimeError as error:
-        return " ".join(str(error).split())
-    return ""
+        try:
+            _capture(lambda: _count(number), device).replay()
+            torch.cuda.synchronize(device)
+            _NO_GRAPH[device] = ""
+        except torch.OutOfMemoryError:
+            raise  # which passes
+        except RuntimeError as error:
+            _NO_GRAPH[device] = _one_line(error)
+    return _NO_GRAPH[device]
 
 
-@contextlib.contextmanager
-def _repeatable(config: SegmenterConfig) -> Iterator[None]:
-    """Convolutions that give the same bits each time, and in float32 no numbers of fewer bits."""
-    with torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=True, allow_tf32=config.precision != "float32"
-    ):
-        yield
+def _count(number: Tensor) -> None:
+    number += 1
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -126,7 +126,7 @@ def loss_and_backward(
 ) -> tuple[DynamicLossOutput, Callable[[], None]]:
     """The loss, and what then sets the gradients of the parameters. ``superpixel_count``: see ``ops.dynamic_loss``."""
     published = config.loss == "published"
-    with torch.autocast(image.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+    with torch.autocast(image.device.type, torch.bfloat16, enabled=config.precision == "bfloat16", cache_enabled=False):
         response = network(image) if published else network.before_last_norm(image)
     if published:
         output, grad_response = published_loss_and_grad(response, config.weighting, config.mu)

@@ -108,7 +108,8 @@ def checked_format(name: str | None, path: Path) -> str:
     if name is None:
         named = [known for known, kind in FORMATS.items() if kind.suffix == path.suffix.lower()]
         if len(named) != 1:
-            raise ValueError(f"{path.name} does not say which format is wanted: choose from {', '.join(FORMATS)}")
+            choices = " or ".join(f"--to {known}" for known in named or FORMATS)
+            raise ValueError(f"{path.name} does not say which format is wanted: choose {choices}")
         return named[0]
     if name not in FORMATS:
         nearest = difflib.get_close_matches(name.lower(), FORMATS, n=1, cutoff=0.4)

@@ -135,7 +135,7 @@ print(json.dumps(found))
 def gpu() -> dict[str, Any]:
     """The GPU and its software; or ``problem``, one line, where the check cannot run."""
     if importlib.util.find_spec("torch") is None:
-        return {"problem": f"{sys.executable} has no PyTorch: choose a Python that has with make PYTHON=..."}
+        return {"problem": f"{sys.executable} has no PyTorch: make gpu-check PYTHON=... takes one that has it"}
     done = subprocess.run([sys.executable, "-c", _GPU], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         return {"problem": f"PyTorch cannot be asked for a GPU: {' '.join(done.stderr.split()[-30:])}"}
@@ -191,10 +191,10 @@ def own_environment(wheels: Path | None) -> Path:
 
 
 def missing_modules(python: Path) -> list[str]:
-    """Those of ``MODULES`` that ``python`` does not find."""
+    """Those of ``MODULES`` that ``python`` does not find; build tools may also be commands."""
     code = "import importlib.util, sys; print(*[n for n in sys.argv[1:] if importlib.util.find_spec(n) is None])"
     done = subprocess.run([str(python), "-c", code, *MODULES], capture_output=True, text=True, check=True, cwd=WORK)
-    return done.stdout.split()
+    return [module for module in done.stdout.split() if module not in ("cmake", "ninja") or not shutil.which(module)]
 
 
 # ---- the report ------------------------------------------------------------------------------------------------------

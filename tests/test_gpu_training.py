@@ -144,3 +144,21 @@ def test_a_step_waits_for_nothing_and_is_replayed() -> None:
         trainer._prepared.steps[0].run()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_what_cannot_be_captured_is_run_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = noise().cuda()
+    expected = GpuTrainer(options()).train(image)
+    stream = torch.cuda.current_stream()
+
+    def waits(steps: Any, device: torch.device) -> None:
+        steps[0].run()
+        steps[0].labels.sum().item()
+
+    monkeypatch.setattr(gpu_training, "_side_by_side", waits)
+    monkeypatch.setattr(gpu_training, "_NO_GRAPH", {})
+    assert GpuTrainer(options()).train(image).history == expected.history
+    assert why_no_graph(image.device) != ""
+    assert torch.cuda.current_stream() == stream

@@ -41,6 +41,7 @@ template <class... Params>
 std::int64_t resident_blocks(void (*kernel)(Params...), const Device& device, std::size_t shared_bytes) {
   int blocks = 0;
   check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, kThreads, shared_bytes), "occupancy");
+  if (blocks == 0) throw std::runtime_error("a block does not fit on a multiprocessor");
   return static_cast<std::int64_t>(blocks) * device.multiprocessors;
 }
 
@@ -50,6 +51,7 @@ template <class... Params, class... Args>
 void launch(const char* name, void (*kernel)(Params...), std::int64_t blocks, std::size_t shared_bytes,
             const CudaLaunch& where, bool cooperative, const Args&... args) {
   if (blocks == 0) return;
+  if (blocks > INT32_MAX) throw std::runtime_error(std::string(name) + ": the map is too large for one launch");
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeCooperative;
   attribute.val.cooperative = 1;

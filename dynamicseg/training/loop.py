@@ -209,7 +209,7 @@ def _loss(
     device = torch.device(config.device)
     planes = batch.planes.to(device).contiguous(memory_format=torch.channels_last)
     superpixels = None if batch.superpixels is None else batch.superpixels.to(device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16", cache_enabled=False):
         features = network.before_last_norm(planes)
     norm = network.last_norm
     output, grads = ops.batch_norm_dynamic_loss_and_grad(

@@ -79,6 +79,7 @@ class TrainingSession:
                     on_phase=self._tell,
                 )
             training.model.save(self.output)
+            checkpoint.unlink(missing_ok=True)
             write_log(log_path(self.output), training, [str(path) for path in paths], failures)
         except KeyboardInterrupt:
             self._say_failures(failures)

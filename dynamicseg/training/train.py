@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from dynamicseg.devices import present_device, present_precision
+from dynamicseg.devices import present_device, present_precision, repeatable_convolutions
 from dynamicseg.io import label_palette
 from dynamicseg.model import SegmentationNetwork
 from dynamicseg.model_description import ModelDescription
@@ -85,7 +85,7 @@ def train(
         images: file, folder or pattern, or a sequence of these, of PIL images or of arrays, see ``io.as_image``; all
             with the same number of bands.
         channel_axis: see ``io.as_image``.
-        checkpoint: a file that is written every 30 seconds, to ``resume`` from; removed at the end.
+        checkpoint: a file that is written every 30 seconds, to ``resume`` from; remove it when the model is saved.
         resume: goes on from the checkpoint, if there is one: with the same images and options, to the same bits.
         on_step: called after each step with its ``TrainingRecord``.
         options: of ``TrainingConfig`` and ``NetworkOptions``, whose fields say what they mean: ``n_labels``, ``steps``,
@@ -165,7 +165,10 @@ def train_on(
             on_step(record)
 
     try:
-        stopped = run(progress, images, trained_on, held_out, config, finishing_seconds=reserved, on_step=after_step)
+        with repeatable_convolutions(float32=config.precision == "float32"):
+            stopped = run(
+                progress, images, trained_on, held_out, config, finishing_seconds=reserved, on_step=after_step
+            )
     except (KeyboardInterrupt, SystemExit):
         if path is not None and progress.history:
             save_checkpoint(path, progress, config, identity)
@@ -179,11 +182,10 @@ def train_on(
         raise
     if on_phase is not None:
         on_phase("statistics over whole images")
-    network, areas = _finished(progress.network, images, for_statistics)
+    with repeatable_convolutions(float32=True):
+        network, areas = _finished(progress.network, images, for_statistics)
     seconds = carried_on + time.perf_counter() - began
     description = _description(network, areas, config, progress, stopped, len(images), seconds)
-    if path is not None:
-        path.unlink(missing_ok=True)
     return Training(TrainedModel(network, description), config, progress.history, progress.looks, stopped, seconds)
 
 
