@@ -189,9 +189,10 @@ def test_an_interrupt_while_processes_begin_is_as_quiet(photos: Path) -> None:
 
 
 def test_each_image_has_its_progress_on_a_terminal(photos: Path) -> None:
+    # Steps enough that the screen, which is drawn ten times a second, shows some of them.
     parent, child = pty.openpty()
     process = subprocess.Popen(
-        [*COMMAND, ".", "-o", "out", "--max-steps", "7", "--jobs", "2"],
+        [*COMMAND, ".", "-o", "out", "--max-steps", "150", "--jobs", "2"],
         cwd=photos,
         stderr=child,
         stdout=child,
@@ -207,5 +208,5 @@ def test_each_image_has_its_progress_on_a_terminal(photos: Path) -> None:
     os.close(parent)
     assert process.wait(timeout=60) == 0
     text = shown.decode()
-    for words in ("a.png", "b.png", "labels, loss", "/7", "3 images in out"):
+    for words in ("a.png", "b.png", "labels, loss", "/150", "3 images in out"):
         assert words in text
