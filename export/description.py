@@ -12,12 +12,12 @@ from typing import Any
 
 import onnx
 
-from dynamicseg._files import Refusal, one_line, opened
+from dynamicseg._files import Refusal, one_line
 from dynamicseg.export.formats import INPUT, OUTPUT
+from dynamicseg.inference.onnx_file import read_onnx
 from dynamicseg.model_description import ModelDescription, parse_description
 
 METADATA_KEY = "dynamicseg"
-MAX_ONNX_BYTES = 1 << 30
 _LIBRARIES = ("dynamicseg", "torch", "numpy", "onnx", "onnxruntime", "onnxscript", "onnxslim")
 
 
@@ -60,7 +60,8 @@ def graph_bytes(graph: onnx.ModelProto) -> bytes:
 def read_exported(path: Path) -> tuple[onnx.ModelProto, ModelDescription, dict[str, Any]]:
     """Reads an ONNX file that ``export`` wrote, to build an engine from it; any other is refused.
 
-    The file says which graph was written, so that nothing that was changed or damaged since reaches a parser.
+    What prediction refuses is refused here, so that nothing reaches a parser that export never writes; and the file
+    says which graph was written, so that one that was changed or damaged by mistake does not.
 
     Returns:
         The graph, the description of its model, and what is known of its export.
@@ -69,11 +70,7 @@ def read_exported(path: Path) -> tuple[onnx.ModelProto, ModelDescription, dict[s
         ValueError: it is no such file, damaged, or refers to other files; in one line.
         OSError: it cannot be read.
     """
-    with opened(path) as file:
-        content = file.read(MAX_ONNX_BYTES + 1)
-        if len(content) > MAX_ONNX_BYTES:
-            raise Refusal(f"has more than {MAX_ONNX_BYTES} bytes: no exported model is so large")
-        graph = onnx.ModelProto.FromString(content)
+    graph = onnx.ModelProto.FromString(read_onnx(path).content)
     try:
         description, exported = _checked(graph)
     except Refusal as refusal:
@@ -82,8 +79,6 @@ def read_exported(path: Path) -> tuple[onnx.ModelProto, ModelDescription, dict[s
 
 
 def _checked(graph: onnx.ModelProto) -> tuple[ModelDescription, dict[str, Any]]:
-    if any(_outside(tensor) for tensor in _tensors(graph.graph)):
-        raise Refusal("takes data from other files, which exported models never do: export the model again")
     properties = {entry.key: entry.value for entry in graph.metadata_props}
     if METADATA_KEY not in properties:
         raise Refusal("is no ONNX file that dynamicseg export has written: its metadata lack a description")
@@ -101,19 +96,3 @@ def _checked(graph: onnx.ModelProto) -> tuple[ModelDescription, dict[str, Any]]:
     if names != [INPUT, OUTPUT] or digest != graph_digest(graph) or not isinstance(precision, str):
         raise Refusal("is damaged, or was changed after dynamicseg export wrote it: export the model again")
     return description, exported
-
-
-def _tensors(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
-    """All that a graph holds, inside of its nodes as well."""
-    found = [*graph.initializer]
-    found += [part for sparse in graph.sparse_initializer for part in (sparse.values, sparse.indices)]
-    for node in graph.node:
-        for attribute in node.attribute:
-            found += [attribute.t, *attribute.tensors]
-            for inner in (attribute.g, *attribute.graphs):
-                found += _tensors(inner)
-    return found
-
-
-def _outside(tensor: onnx.TensorProto) -> bool:
-    return tensor.data_location == onnx.TensorProto.EXTERNAL or bool(tensor.external_data)

@@ -15,6 +15,7 @@ import pytest
 import skimage.data
 import tifffile
 from PIL import Image
+from terminal import shown_on_terminal
 
 from dynamicseg.io import read_label_map
 
@@ -252,27 +253,9 @@ def test_help_answers_without_torch(tmp_path: Path) -> None:
 
 
 def test_on_a_terminal_there_is_progress(tmp_path: Path) -> None:
-    import pty
 
     save(tmp_path / "photo.png", np.tile(PHOTO, (3, 3, 1)))
-    parent, child = pty.openpty()
-    process = subprocess.Popen(
-        [*COMMAND, "segment", "photo.png", "-o", "out", "--max-steps", "8"],
-        cwd=tmp_path,
-        stderr=child,
-        stdout=child,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
-    )
-    os.close(child)
-    shown = b""
-    while True:
-        try:
-            shown += os.read(parent, 4096)
-        except OSError:
-            break
-    os.close(parent)
-    assert process.wait(timeout=60) == 0
-    text = shown.decode()
+    text = shown_on_terminal([*COMMAND, "segment", "photo.png", "-o", "out", "--max-steps", "8"], tmp_path)
     assert "photo.png" in text
     assert "labels, loss" in text
     assert "/8" in text

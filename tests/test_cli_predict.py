@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import signal
 import subprocess
 import sys
@@ -16,6 +14,7 @@ import onnx_models
 import pytest
 import skimage.data
 from PIL import Image
+from terminal import shown_on_terminal
 from test_trained_model import a_model
 from test_video import pictures, write_video
 
@@ -152,25 +151,9 @@ def test_an_interrupted_run_leaves_no_half_written_file(folder: Path) -> None:
 
 
 def test_on_a_terminal_there_is_progress(folder: Path) -> None:
-    parent, child = pty.openpty()
-    process = subprocess.Popen(
-        [*COMMAND, "m.onnx", "in/film.mkv", "-o", "out"],
-        cwd=folder,
-        stderr=child,
-        stdout=child,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
-    )
-    os.close(child)
-    shown = b""
-    while True:
-        try:
-            shown += os.read(parent, 4096)
-        except OSError:
-            break
-    os.close(parent)
-    assert process.wait(timeout=60) == 0
+    text = shown_on_terminal([*COMMAND, "m.onnx", "in/film.mkv", "-o", "out"], folder)
     for words in ("film.mkv", "frames", "1 image in out"):
-        assert words in shown.decode()
+        assert words in text
 
 
 def test_what_predict_writes_can_be_evaluated(folder: Path) -> None:

@@ -95,12 +95,12 @@ def edited(graph: onnx.ModelProto, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (external, "takes data from other files"),
-        (external_inside, "takes data from other files"),
-        (foreign, "is no ONNX file that dynamicseg export has written"),
+        (external, "in other files"),
+        (external_inside, "in other files"),
+        (foreign, "is a foreign ONNX file"),
         (other_weights, "is damaged, or was changed after dynamicseg export wrote it"),
-        (lambda graph: edited(graph, format_version=2), "its format is version 2, this DynamicSeg reads 1"),
-        (lambda graph: edited(graph, bands="three"), "its description is damaged: bands"),
+        (lambda graph: edited(graph, format_version=2), "is of format version 2, this DynamicSeg reads 1"),
+        (lambda graph: edited(graph, bands="three"), "has a damaged description: bands is three"),
         (lambda graph: edited(graph, export=None), "its description is damaged"),
     ],
 )

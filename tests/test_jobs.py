@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import pytest
 import skimage.data
 from failing import FullSegmenter, KillingSegmenter
 from PIL import Image
+from terminal import shown_on_terminal
 
 from dynamicseg.batch import Batch
 from dynamicseg.inputs import InputImage, find_images
@@ -190,23 +190,6 @@ def test_an_interrupt_while_processes_begin_is_as_quiet(photos: Path) -> None:
 
 def test_each_image_has_its_progress_on_a_terminal(photos: Path) -> None:
     # Steps enough that the screen, which is drawn ten times a second, shows some of them.
-    parent, child = pty.openpty()
-    process = subprocess.Popen(
-        [*COMMAND, ".", "-o", "out", "--max-steps", "150", "--jobs", "2"],
-        cwd=photos,
-        stderr=child,
-        stdout=child,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
-    )
-    os.close(child)
-    shown = b""
-    while True:
-        try:
-            shown += os.read(parent, 4096)
-        except OSError:
-            break
-    os.close(parent)
-    assert process.wait(timeout=60) == 0
-    text = shown.decode()
+    text = shown_on_terminal([*COMMAND, ".", "-o", "out", "--max-steps", "150", "--jobs", "2"], photos)
     for words in ("a.png", "b.png", "labels, loss", "/150", "3 images in out"):
         assert words in text
