@@ -80,7 +80,9 @@ def test_a_wrong_format_suggests_the_nearest(name: str, nearest: str) -> None:
 
 def test_the_suffix_tells_the_format_where_it_can() -> None:
     assert checked_format(None, Path("m.onnx")) == "onnx"
-    with pytest.raises(ValueError, match="does not say which format is wanted: choose from onnx, tensorrt"):
+    with pytest.raises(
+        ValueError, match="does not say which format is wanted: choose --to tensorrt or --to tensorrt-rtx"
+    ):
         checked_format(None, Path("m.engine"))
     with pytest.raises(ValueError, match=r"files of TensorRT end in \.engine"):
         checked_format("tensorrt", Path("m.onnx"))
