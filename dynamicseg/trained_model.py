@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dynamicseg._files import Refusal, one_line
 from dynamicseg._safetensors import opened_tensors, write_tensors
+from dynamicseg.inference.contract import METADATA_KEY
 from dynamicseg.io import as_image, unit_values
 from dynamicseg.model import SegmentationNetwork, network_with
 from dynamicseg.model_description import ModelDescription, parse_description
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SUFFIX = ".safetensors"
-METADATA_KEY = "dynamicseg"
-"""The whole description is JSON under this key in the metadata of the file's header."""
 
 _COUNTERS = "num_batches_tracked"  # of PyTorch's batch norm; nothing here counts batches
 

@@ -14,10 +14,10 @@ import onnx
 
 from dynamicseg._files import Refusal, one_line
 from dynamicseg.export.formats import INPUT, OUTPUT
+from dynamicseg.inference.contract import METADATA_KEY
 from dynamicseg.inference.onnx_file import read_onnx
 from dynamicseg.model_description import ModelDescription, parse_description
 
-METADATA_KEY = "dynamicseg"
 _LIBRARIES = ("dynamicseg", "torch", "numpy", "onnx", "onnxruntime", "onnxscript", "onnxslim")
 
 

@@ -6,9 +6,7 @@ on the GPU that is here, and the engine is for that GPU. TensorRT-RTX compiles f
 
 from __future__ import annotations
 
-import ctypes
 import importlib
-import importlib.util
 import platform
 import re
 from abc import ABC, abstractmethod
@@ -17,15 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dynamicseg._files import one_line, opened, whole_file
+from dynamicseg._files import opened, whole_file
 from dynamicseg.export.formats import INPUT, OUTPUT, ExportOptions
 from dynamicseg.export.gpu import Gpu, this_gpu
 from dynamicseg.export.profile import Profile
+from dynamicseg.inference.tensorrt_library import import_tensorrt_rtx
 
 Progress = Callable[[str], None]
-
-_RTX_LIBRARIES = ("libcudart.so", "libtensorrt_rtx.so", "libtensorrt_onnxparser_rtx.so")
-_RTX_CARRIER = "onnxruntime_ep_nv_tensorrt_rtx"
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,14 +237,9 @@ class TensorRTRTX(EngineMaker):
 
     @classmethod
     def load(cls) -> TensorRTRTX:
-        """See ``EngineMaker.load``; libraries that another package carries are loaded first."""
+        """See ``EngineMaker.load``."""
         try:
-            return cls(importlib.import_module("tensorrt_rtx"))
-        except ImportError:
-            pass
-        try:
-            _load_carried_libraries()
-            return cls(importlib.import_module("tensorrt_rtx_bindings"))
+            return cls(import_tensorrt_rtx())
         except (ImportError, OSError) as error:
             text = f"TensorRT-RTX is not installed ({error}): pip install 'dynamicseg[tensorrt-rtx]'"
             raise ImportError(text) from None
@@ -294,19 +285,6 @@ class TensorRTRTX(EngineMaker):
 
 
 MAKERS: dict[str, type[EngineMaker]] = {"tensorrt": TensorRT, "tensorrt-rtx": TensorRTRTX}
-
-
-def _load_carried_libraries() -> None:
-    """The libraries of TensorRT-RTX as the wheel of ONNX Runtime's provider carries them."""
-    found = importlib.util.find_spec(_RTX_CARRIER)
-    if found is None or found.origin is None:
-        raise ImportError(f"no package {_RTX_CARRIER}")
-    folder = Path(found.origin).parent
-    for name in _RTX_LIBRARIES:
-        files = sorted(folder.glob(f"{name}*"))
-        if not files:
-            raise ImportError(one_line(folder, f"holds no {name}"))
-        ctypes.CDLL(str(files[0]), mode=ctypes.RTLD_GLOBAL)
 
 
 def _present(gpu: Gpu | None) -> Gpu:

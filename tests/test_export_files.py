@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dynamicseg.export import export
-from dynamicseg.export.description import METADATA_KEY, read_exported
+from dynamicseg.export.description import read_exported
+from dynamicseg.inference.contract import METADATA_KEY
 
 
 @pytest.fixture(scope="module")

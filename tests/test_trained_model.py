@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from dynamicseg.inference.contract import METADATA_KEY
 from dynamicseg.io import label_palette
 from dynamicseg.model import SegmentationNetwork
 from dynamicseg.model_description import ModelDescription, NetworkOptions, parse_description
-from dynamicseg.trained_model import METADATA_KEY, TrainedModel
+from dynamicseg.trained_model import TrainedModel
 
 
 def a_model(bands: int = 3, labels: int = 5, **options: Any) -> TrainedModel:

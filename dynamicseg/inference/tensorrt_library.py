@@ -26,13 +26,14 @@ def import_tensorrt(kind: str) -> Any:
     try:
         if kind == "tensorrt":
             return importlib.import_module("tensorrt")
-        return _tensorrt_rtx()
+        return import_tensorrt_rtx()
     except (ImportError, OSError) as error:
         text = f"engines of this kind need {KINDS[kind]} ({error}): {_INSTALLED_BY[kind]}"
         raise ImportError(text) from None
 
 
-def _tensorrt_rtx() -> Any:
+def import_tensorrt_rtx() -> Any:
+    """The module of TensorRT-RTX; libraries that another package carries are loaded first. ImportError or OSError."""
     try:
         return importlib.import_module("tensorrt_rtx")
     except ImportError:
