@@ -48,16 +48,25 @@ Weighting weighting_named(const std::string& name) {
   throw std::invalid_argument("no weighting is named " + name);
 }
 
+Continuity continuity_named(const std::string& name) {
+  if (name == "l1") return Continuity::l1;
+  if (name == "huber") return Continuity::huber;
+  throw std::invalid_argument("no continuity is named " + name);
+}
+
 MapStrides strides_of(const FourIntegers& s) { return {s[0], s[1], s[2], s[3]}; }
 
 DynamicLossParams dynamic_loss_params(std::uintptr_t x, const std::string& dtype, const std::string& format,
                                       const FourIntegers& shape, const FourIntegers& strides, std::uintptr_t mask,
                                       std::uintptr_t superpixels, std::int64_t superpixel_count,
-                                      const std::string& weighting, double mu, std::uintptr_t labels,
-                                      std::uintptr_t logsumexp, std::uintptr_t label_counts, std::uintptr_t similarity,
-                                      std::uintptr_t continuity, std::uintptr_t weight, std::uintptr_t loss,
-                                      std::uintptr_t grad_x, const FourIntegers& grad_strides,
-                                      std::uintptr_t grad_loss) {
+                                      std::uintptr_t scribbles, std::uintptr_t guide, std::uintptr_t guide_weight,
+                                      double scribble_weight, const std::string& weighting, double mu,
+                                      std::int64_t label_floor, const std::string& continuity_kind, bool diagonals,
+                                      std::uintptr_t labels, std::uintptr_t logsumexp, std::uintptr_t label_counts,
+                                      std::uintptr_t similarity, std::uintptr_t continuity, std::uintptr_t weight,
+                                      std::uintptr_t loss, std::uintptr_t scribble_cross_entropy,
+                                      std::uintptr_t guide_cross_entropy, std::uintptr_t grad_x,
+                                      const FourIntegers& grad_strides, std::uintptr_t grad_loss) {
   DynamicLossParams params{};
   params.x = pointer<const void>(x);
   params.dtype = dtype_named(dtype);
@@ -67,8 +76,15 @@ DynamicLossParams dynamic_loss_params(std::uintptr_t x, const std::string& dtype
   params.mask = pointer<const std::uint8_t>(mask);
   params.superpixels = pointer<const std::int32_t>(superpixels);
   params.superpixel_count = superpixel_count;
+  params.scribbles = pointer<const std::int64_t>(scribbles);
+  params.guide = pointer<const std::int64_t>(guide);
+  params.guide_weight = pointer<const void>(guide_weight);
+  params.scribble_weight = scribble_weight;
   params.weighting = weighting_named(weighting);
   params.mu = mu;
+  params.label_floor = label_floor;
+  params.continuity_kind = continuity_named(continuity_kind);
+  params.diagonals = diagonals;
   params.labels = pointer<std::int64_t>(labels);
   params.logsumexp = pointer<void>(logsumexp);
   params.label_counts = pointer<std::int64_t>(label_counts);
@@ -76,6 +92,8 @@ DynamicLossParams dynamic_loss_params(std::uintptr_t x, const std::string& dtype
   params.continuity = pointer<void>(continuity);
   params.weight = pointer<void>(weight);
   params.loss = pointer<void>(loss);
+  params.scribble_cross_entropy = pointer<void>(scribble_cross_entropy);
+  params.guide_cross_entropy = pointer<void>(guide_cross_entropy);
   params.grad_x = pointer<void>(grad_x);
   params.grad_strides = strides_of(grad_strides);
   params.grad_loss = pointer<const void>(grad_loss);
@@ -159,8 +177,11 @@ PYBIND11_MODULE(_native, m) {
   py::class_<DynamicLossParams>(m, "DynamicLossParams")
       .def(py::init(&dynamic_loss_params), py::kw_only(), py::arg("x"), py::arg("dtype"), py::arg("format"),
            py::arg("shape"), py::arg("strides"), py::arg("mask"), py::arg("superpixels"), py::arg("superpixel_count"),
-           py::arg("weighting"), py::arg("mu"), py::arg("labels"), py::arg("logsumexp"), py::arg("label_counts"),
-           py::arg("similarity"), py::arg("continuity"), py::arg("weight"), py::arg("loss"), py::arg("grad_x"),
+           py::arg("scribbles"), py::arg("guide"), py::arg("guide_weight"), py::arg("scribble_weight"),
+           py::arg("weighting"), py::arg("mu"), py::arg("label_floor"), py::arg("continuity_kind"),
+           py::arg("diagonals"), py::arg("labels"), py::arg("logsumexp"), py::arg("label_counts"),
+           py::arg("similarity"), py::arg("continuity"), py::arg("weight"), py::arg("loss"),
+           py::arg("scribble_cross_entropy"), py::arg("guide_cross_entropy"), py::arg("grad_x"),
            py::arg("grad_strides"), py::arg("grad_loss"));
   m.def("dynamic_loss", &dynamic_loss_cpu, py::arg("params"), py::call_guard<py::gil_scoped_release>());
   m.def("dynamic_loss_backward", &dynamic_loss_backward_cpu, py::arg("params"),

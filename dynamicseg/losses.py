@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dynamicseg import ops
 from dynamicseg.reference import DynamicLossOutput
+from dynamicseg.terms import Continuity, checked_continuity, checked_label_floor
 from dynamicseg.weighting import Weighting, checked_mu
 
 
@@ -21,6 +22,9 @@ class DynamicLoss(nn.Module):
     Args:
         weighting: ``"fsf"`` (K / mu), ``"scf"`` (mu / K) or ``"fixed"`` (mu), with K the number of labels still alive.
         mu: constant of the weighting, > 0; by default the published one: 15, 50, 1.
+        continuity: ``"l1"`` or ``"huber"``, which is smooth at 0, see ``terms.Continuity``.
+        diagonals: whether diagonal neighbours count in the continuity as well.
+        label_floor: K counts as this many labels at least, >= 1.
         reduction: ``"mean"`` makes ``loss`` the mean over the batch; ``"none"`` leaves ``[B]``.
     """
 
@@ -29,6 +33,9 @@ class DynamicLoss(nn.Module):
         weighting: Weighting = "fsf",
         mu: float | None = None,
         *,
+        continuity: Continuity = "l1",
+        diagonals: bool = False,
+        label_floor: int = 1,
         reduction: Literal["mean", "none"] = "mean",
     ) -> None:
         super().__init__()
@@ -36,6 +43,9 @@ class DynamicLoss(nn.Module):
             raise ValueError(f"reduction {reduction!r}: choose mean or none")
         self.weighting: Weighting = weighting
         self.mu = checked_mu(weighting, mu)
+        self.continuity: Continuity = checked_continuity(continuity)
+        self.diagonals = diagonals
+        self.label_floor = checked_label_floor(label_floor)
         self.reduction = reduction
 
     def forward(
@@ -44,8 +54,12 @@ class DynamicLoss(nn.Module):
         mask: Tensor | None = None,
         superpixels: Tensor | None = None,
         superpixel_count: int | None = None,
+        *,
+        scribbles: Tensor | None = None,
+        guide: Tensor | None = None,
+        guide_weight: float | Tensor = 1.0,
     ) -> DynamicLossOutput:
-        """The loss of ``x`` ``[B, C, H, W]``; ``mask`` and ``superpixels`` ``[B, H, W]`` as in ``ops.dynamic_loss``.
+        """The loss of ``x`` ``[B, C, H, W]``; all other arguments as in ``ops.dynamic_loss``, maps ``[B, H, W]``.
 
         Raises:
             TypeError, ValueError: as in ``ops.dynamic_loss``; also ValueError for the mean over a batch without images.
@@ -57,6 +71,12 @@ class DynamicLoss(nn.Module):
             mask=mask,
             superpixels=superpixels,
             superpixel_count=superpixel_count,
+            continuity=self.continuity,
+            diagonals=self.diagonals,
+            label_floor=self.label_floor,
+            scribbles=scribbles,
+            guide=guide,
+            guide_weight=guide_weight,
         )
         if self.reduction == "none":
             return output
@@ -69,4 +89,10 @@ class DynamicLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """The arguments, for ``repr``."""
-        return f"weighting={self.weighting!r}, mu={self.mu:g}, reduction={self.reduction!r}"
+        optional = {"continuity": "l1", "diagonals": False, "label_floor": 1}
+        changed = [
+            f"{name}={getattr(self, name)!r}" for name, usual in optional.items() if getattr(self, name) != usual
+        ]
+        return ", ".join(
+            [f"weighting={self.weighting!r}", f"mu={self.mu:g}", *changed, f"reduction={self.reduction!r}"]
+        )

@@ -54,6 +54,8 @@ def published_loss_and_grad(x: Tensor, weighting: Weighting, mu: float) -> tuple
         weight=loss.new_tensor([weight]),
         label_counts=torch.tensor([label_count]),
         labels=labels.view(1, height, width),
+        scribble=loss.new_zeros(1),
+        guide=loss.new_zeros(1),
     )
     # The scripts cut the image out of its batch by an index, whose gradient is contiguous; batch norm sums it in order.
     return output, grad.permute(2, 0, 1)[None].contiguous()

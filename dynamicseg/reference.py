@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dynamicseg.terms import NO_LABEL, SCRIBBLE_WEIGHT, Continuity
 from dynamicseg.weighting import Weighting, checked_mu
 
 DEFAULT_EPS = 1e-5
@@ -24,17 +25,21 @@ class DynamicLossOutput(NamedTuple):
     """
 
     loss: Tensor
-    """``[B]``: ``similarity + weight * continuity``."""
+    """``[B]``: ``similarity + weight * continuity``, and ``SCRIBBLE_WEIGHT * scribble + guide_weight * guide``."""
     similarity: Tensor
-    """``[B]``: mean cross-entropy of the map with its own labels."""
+    """``[B]``: mean cross-entropy of the map with its own labels, of pixels without a scribble."""
     continuity: Tensor
-    """``[B]``: mean absolute difference of vertical neighbours plus that of horizontal ones."""
+    """``[B]``: mean size of the differences of vertical neighbours, plus that of horizontal, perhaps diagonal ones."""
     weight: Tensor
     """``[B]``: what continuity counts."""
     label_counts: Tensor
     """``[B]`` int64: number of distinct labels, K."""
     labels: Tensor
     """``[B, H, W]`` int64: argmax over channels, the lowest on a tie; -1 where masked."""
+    scribble: Tensor
+    """``[B]``: mean cross-entropy of the map with the scribbled labels; 0 where there is no scribble."""
+    guide: Tensor
+    """``[B]``: mean cross-entropy of the map with the guide's labels, unweighted; 0 where it has none."""
 
 
 def label_map(x: Tensor) -> Tensor:
@@ -64,9 +69,9 @@ def united_labels(labels: Tensor, superpixels: Tensor, channels: int) -> Tensor:
     return united
 
 
-def dynamic_weight(weighting: Weighting, mu: float, label_counts: Tensor) -> Tensor:
-    """Weight on continuity, ``[B]`` float64. An image without a valid pixel has no label and is taken to have one."""
-    labels = label_counts.clamp(min=1).double()
+def dynamic_weight(weighting: Weighting, mu: float, label_counts: Tensor, label_floor: int = 1) -> Tensor:
+    """Weight on continuity, ``[B]`` float64. An image with fewer labels than the floor is taken to have as many."""
+    labels = label_counts.clamp(min=label_floor).double()
     if weighting == "fsf":
         return labels / mu
     if weighting == "scf":
@@ -81,6 +86,37 @@ def mean_over(values: Tensor, valid: Tensor) -> Tensor:
     return total / valid.flatten(1).sum(dim=1).clamp(min=1)
 
 
+def size_of_difference(a: Tensor, b: Tensor, continuity: Continuity) -> Tensor:
+    """What each difference of neighbours counts in the continuity."""
+    if continuity == "l1":
+        return (b - a).abs()
+    return functional.smooth_l1_loss(b, a, reduction="none")
+
+
+def neighbour_pairs(of_pixels: Tensor, diagonals: bool) -> list[tuple[Tensor, Tensor]]:
+    """``[..., H, W]`` at both ends of all pairs of vertical, of horizontal and perhaps of diagonal neighbours."""
+    upper, lower = of_pixels[..., :-1, :], of_pixels[..., 1:, :]
+    pairs = [(upper, lower), (of_pixels[..., :-1], of_pixels[..., 1:])]
+    if diagonals:
+        pairs += [(upper[..., :-1], lower[..., 1:]), (upper[..., 1:], lower[..., :-1])]
+    return pairs
+
+
+def has_label(labels: Tensor | None, x: Tensor) -> Tensor:
+    """Where a map of labels has one of a channel of ``x``, ``[B, H, W]`` bool; nowhere without a map."""
+    if labels is None:
+        return torch.zeros_like(x[:, 0], dtype=torch.bool)
+    return (labels > NO_LABEL) & (labels < x.shape[1])
+
+
+def mean_cross_entropy(x: Tensor, logsumexp: Tensor, labels: Tensor | None, counted: Tensor) -> Tensor:
+    """Mean of ``logsumexp_c x - x[label]`` over the pixels that are ``counted``, image by image; 0 where none is."""
+    if labels is None:
+        return logsumexp.new_zeros(len(x))
+    response = x.gather(1, labels.where(counted, torch.zeros_like(labels))[:, None])[:, 0]
+    return mean_over(logsumexp - response, counted)
+
+
 def dynamic_loss(
     x: Tensor,
     *,
@@ -88,8 +124,14 @@ def dynamic_loss(
     mu: float | None = None,
     mask: Tensor | None = None,
     superpixels: Tensor | None = None,
+    continuity: Continuity = "l1",
+    diagonals: bool = False,
+    label_floor: int = 1,
+    scribbles: Tensor | None = None,
+    guide: Tensor | None = None,
+    guide_weight: float | Tensor = 1.0,
 ) -> DynamicLossOutput:
-    """``L_b = S_b + w_b * T_b`` for each image of a batch, differentiable in ``x``.
+    """``L_b = S_b + w_b * T_b``, and the optional terms, for each image of a batch, differentiable in ``x``.
 
     The labels and their count are constants of the gradient; the derivative of ``|t|`` is ``sign(t)``, ``sign(0) = 0``.
 
@@ -101,26 +143,53 @@ def dynamic_loss(
             only where both are valid.
         superpixels: ``[B, H, W]`` int64 numbers of superpixels, >= 0. The label of each pixel is then the most frequent
             argmax in its superpixel, the lowest on a tie, in place of its own; ``K_b`` counts those.
+        continuity: see ``terms.Continuity``.
+        diagonals: whether ``T_b`` also has the means over the pairs ``(h, w), (h + 1, w + 1)`` and over the pairs
+            ``(h, w), (h + 1, w - 1)``.
+        label_floor: the weight is that of ``max(K_b, label_floor)`` labels.
+        scribbles: ``[B, H, W]`` int64 labels drawn by hand, 0 .. C - 1; any other number, -1 above all, is none.
+            ``S_b`` is then over the pixels without one, and ``SCRIBBLE_WEIGHT`` times the mean cross-entropy with the
+            scribbled labels is added. Labels and ``K_b`` stay those of the map.
+        guide: ``[B, H, W]`` int64 labels of another model, likewise; ``guide_weight`` times the mean cross-entropy with
+            them is added.
+        guide_weight: >= 0: a number, or a tensor ``[B]`` or ``[]``; a constant of the gradient.
     """
     mu = checked_mu(weighting, mu)
     valid = torch.ones_like(x[:, 0], dtype=torch.bool) if mask is None else mask
     x = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
     x = torch.where(valid[:, None], x, torch.zeros_like(x))  # a masked NaN would spoil the gradient of its neighbours
 
-    labels = label_map(x).masked_fill(~valid, -1)
+    labels = label_map(x).masked_fill(~valid, NO_LABEL)
     if superpixels is not None:
         labels = united_labels(labels, superpixels, x.shape[1])
-    own_response = x.gather(1, labels.clamp(min=0)[:, None])[:, 0]
-    similarity = mean_over(x.logsumexp(dim=1) - own_response, valid)
+    scribbled, guided = valid & has_label(scribbles, x), valid & has_label(guide, x)
+    logsumexp = x.logsumexp(dim=1)
+    similarity = mean_cross_entropy(x, logsumexp, labels, valid & ~scribbled)
+    of_scribbles = mean_cross_entropy(x, logsumexp, scribbles, scribbled)
+    of_guide = mean_cross_entropy(x, logsumexp, guide, guided)
 
-    vertical = mean_over((x[:, :, 1:, :] - x[:, :, :-1, :]).abs(), (valid[:, 1:, :] & valid[:, :-1, :])[:, None])
-    horizontal = mean_over((x[:, :, :, 1:] - x[:, :, :, :-1]).abs(), (valid[:, :, 1:] & valid[:, :, :-1])[:, None])
-    continuity = vertical + horizontal
+    pairs = zip(neighbour_pairs(x, diagonals), neighbour_pairs(valid, diagonals), strict=True)
+    means = [
+        mean_over(size_of_difference(a, b, continuity), (a_valid & b_valid)[:, None])
+        for (a, b), (a_valid, b_valid) in pairs
+    ]
+    of_neighbours = torch.stack(means).sum(dim=0)
 
     label_counts = label_count(labels)
-    weight = dynamic_weight(weighting, mu, label_counts).to(x.dtype)
-    loss = similarity + weight * continuity
-    return DynamicLossOutput(loss, similarity.detach(), continuity.detach(), weight, label_counts, labels)
+    weight = dynamic_weight(weighting, mu, label_counts, label_floor).to(x.dtype)
+    if isinstance(guide_weight, Tensor):
+        guide_weight = guide_weight.detach()
+    loss = similarity + weight * of_neighbours + SCRIBBLE_WEIGHT * of_scribbles + guide_weight * of_guide
+    return DynamicLossOutput(
+        loss=loss,
+        similarity=similarity.detach(),
+        continuity=of_neighbours.detach(),
+        weight=weight,
+        label_counts=label_counts,
+        labels=labels,
+        scribble=of_scribbles.detach(),
+        guide=of_guide.detach(),
+    )
 
 
 def relu_batch_norm(x: Tensor, weight: Tensor, bias: Tensor, *, relu: bool = True, eps: float = DEFAULT_EPS) -> Tensor:
@@ -146,6 +215,12 @@ def batch_norm_dynamic_loss(
     mu: float | None = None,
     mask: Tensor | None = None,
     superpixels: Tensor | None = None,
+    continuity: Continuity = "l1",
+    diagonals: bool = False,
+    label_floor: int = 1,
+    scribbles: Tensor | None = None,
+    guide: Tensor | None = None,
+    guide_weight: float | Tensor = 1.0,
     eps: float = DEFAULT_EPS,
 ) -> DynamicLossOutput:
     """``dynamic_loss`` of ``relu_batch_norm(z, weight, bias, relu=False)``, which is in float32 at least.
@@ -154,4 +229,16 @@ def batch_norm_dynamic_loss(
     """
     z = z.float() if z.dtype in (torch.bfloat16, torch.float16) else z
     x = relu_batch_norm(z, weight, bias, relu=False, eps=eps)
-    return dynamic_loss(x, weighting=weighting, mu=mu, mask=mask, superpixels=superpixels)
+    return dynamic_loss(
+        x,
+        weighting=weighting,
+        mu=mu,
+        mask=mask,
+        superpixels=superpixels,
+        continuity=continuity,
+        diagonals=diagonals,
+        label_floor=label_floor,
+        scribbles=scribbles,
+        guide=guide,
+        guide_weight=guide_weight,
+    )

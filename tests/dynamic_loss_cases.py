@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dynamicseg import DynamicLossOutput, _native, reference
 from dynamicseg.ops import dynamic_loss, dynamic_loss_and_grad
+from dynamicseg.ops._loss_arguments import LossArguments, checked_arguments
 from dynamicseg.weighting import WEIGHTINGS
 
 Tolerances = dict[torch.dtype, Tolerance]
@@ -63,6 +64,22 @@ def blocks(shape: tuple[int, ...]) -> Tensor:
     return numbers
 
 
+def some_labels(shape: tuple[int, ...], share: float, seed: int = 0) -> Tensor:
+    """Scribbles, or a guide, on about this share of the pixels; -1 elsewhere."""
+    images, channels, height, width = shape
+    generator = torch.Generator().manual_seed(math.prod(shape) + seed)
+    labels = torch.randint(channels, (images, height, width), generator=generator)
+    return labels.where(torch.rand((images, height, width), generator=generator) < share, torch.tensor(-1))
+
+
+def op_arguments(x: Tensor, **options: Any) -> LossArguments:
+    """The arguments of the operators of ``torch.ops.dynamicseg`` that follow the map."""
+    defaults = dict.fromkeys(("mask", "superpixels", "superpixel_count", "scribbles", "guide", "mu"))
+    others = {"weighting": "fsf", "continuity": "l1", "diagonals": False, "label_floor": 1, "guide_weight": 1.0}
+    given: dict[str, Any] = {**defaults, **others, **options}
+    return checked_arguments("x", x, **given)
+
+
 @dataclass(frozen=True)
 class Result:
     output: DynamicLossOutput
@@ -104,7 +121,7 @@ def true_result(x: Tensor, mask: Tensor | None = None, **options: Any) -> Result
 def assert_statistics_close(actual: DynamicLossOutput, expected: DynamicLossOutput, tolerance: Tolerance) -> None:
     assert torch.equal(actual.labels.cpu(), expected.labels)
     assert torch.equal(actual.label_counts.cpu(), expected.label_counts)
-    names = ("weight", "similarity", "continuity", "loss")
+    names = ("weight", "similarity", "continuity", "scribble", "guide", "loss")
     torch.testing.assert_close(
         {name: getattr(actual, name).cpu().double() for name in names},
         {name: getattr(expected, name) for name in names},

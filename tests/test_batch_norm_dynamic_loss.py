@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from dynamic_loss_cases import op_arguments
 from gradients import Tolerance, assert_gradients_close
 from torch import Tensor
 
@@ -301,7 +302,7 @@ class TestTorchLibrary:
         z, weight, bias = head((2, 5, 6, 7), dtype, channels_last)
         mask, superpixels = (holes(z.shape), blocks(z.shape)) if options else (None, None)
         op = torch.ops.dynamicseg.batch_norm_dynamic_loss_and_grad
-        torch.library.opcheck(op, (z, weight, bias, mask, superpixels, None, "scf", 50.0, 1e-5))
+        torch.library.opcheck(op, (z, weight, bias, 1e-5, *op_arguments(z, mask=mask, superpixels=superpixels)))
 
     @each_dtype
     def test_plain_pytorch_where_it_is_chosen(self, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:

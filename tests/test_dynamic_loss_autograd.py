@@ -17,6 +17,7 @@ from dynamic_loss_cases import (
     each_format,
     each_weighting,
     holes,
+    op_arguments,
     response_map,
 )
 from gradients import assert_gradients_close
@@ -142,16 +143,17 @@ class TestTorchLibrary:
         mask = holes(x.shape) if "mask" in options else None
         superpixels = blocks(x.shape) if "superpixels" in options else None
         namespace = torch.ops.dynamicseg
+        told = op_arguments(x, mask=mask, superpixels=superpixels)
         for leaf in (x, x.clone().requires_grad_()):
-            torch.library.opcheck(namespace.dynamic_loss, (leaf, mask, superpixels, None, "fsf", 15.0))
-        torch.library.opcheck(namespace.dynamic_loss_and_grad, (x, mask, superpixels, None, "scf", 50.0))
-        _, _, _, weight, _, labels, logsumexp = namespace.dynamic_loss(x, mask, superpixels, None, "fixed", 1.0)
-        arguments = (torch.ones_like(weight), x, mask, labels, logsumexp, weight)
+            torch.library.opcheck(namespace.dynamic_loss, (leaf, *told))
+        torch.library.opcheck(namespace.dynamic_loss_and_grad, (x, *told))
+        _, _, _, weight, _, labels, *_, logsumexp = namespace.dynamic_loss(x, *told)
+        arguments = (torch.ones_like(weight), x, mask, None, None, None, labels, logsumexp, weight, "l1", False)
         torch.library.opcheck(namespace.dynamic_loss_backward, arguments)
 
     def test_opcheck_of_large_results(self) -> None:
         x = response_map((1, 100, 110, 101))
-        torch.library.opcheck(torch.ops.dynamicseg.dynamic_loss_and_grad, (x, None, None, None, "scf", 50.0))
+        torch.library.opcheck(torch.ops.dynamicseg.dynamic_loss_and_grad, (x, *op_arguments(x)))
 
     # PyTorch's own, while it loads inductor.
     @pytest.mark.filterwarnings("ignore::DeprecationWarning")

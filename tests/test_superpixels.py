@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from dynamic_loss_cases import op_arguments
 from gradients import Tolerance
 from torch import Tensor
 
@@ -99,7 +100,7 @@ def test_gradcheck_and_opcheck() -> None:
     x, superpixels, mask = example((2, 4, 3, 5), torch.float64, False, True)
     loss = DynamicLoss("scf")
     assert torch.autograd.gradcheck(lambda leaf: loss(leaf, mask, superpixels).loss, (x.requires_grad_(),))
-    arguments = (x, mask, superpixels, None, "scf", 50.0)
+    arguments = (x, *op_arguments(x, mask=mask, superpixels=superpixels))
     torch.library.opcheck(torch.ops.dynamicseg.dynamic_loss, arguments)
     torch.library.opcheck(torch.ops.dynamicseg.dynamic_loss_and_grad, (x.detach(), *arguments[1:]))
 

@@ -96,10 +96,29 @@ DYNAMICSEG_HOST_DEVICE bool takes_label(Value value, Value best) {
   return value > best || (value != value && best == best);
 }
 
-// Weight on continuity of an image with `label_count` labels. An image without one valid pixel has no label; its terms
-// are 0, and counting one label keeps the weight finite.
-DYNAMICSEG_HOST_DEVICE double dynamic_weight(Weighting weighting, double mu, std::int64_t label_count) {
-  const double labels = static_cast<double>(label_count > 0 ? label_count : 1);
+// What a difference of neighbours counts in the continuity, and the derivative of that, which is 0 for a NaN.
+template <Continuity kContinuity, class Value>
+DYNAMICSEG_HOST_DEVICE Value size_of_difference(Value difference) {
+  const Value size = difference < 0 ? -difference : difference;
+  if constexpr (kContinuity == Continuity::l1) return size;
+  return size < 1 ? difference * difference / 2 : size - Value(1) / 2;
+}
+template <Continuity kContinuity, class Value>
+DYNAMICSEG_HOST_DEVICE Value slope_of_difference(Value difference) {
+  if constexpr (kContinuity == Continuity::l1) return sign_of(difference);
+  return difference > -1 && difference < 1 ? difference : sign_of(difference);
+}
+
+// A number from a map of scribbles or from a guide: -1, no label, where it is out of range.
+DYNAMICSEG_HOST_DEVICE std::int64_t label_or_none(std::int64_t number, std::int64_t channels) {
+  return number >= 0 && number < channels ? number : -1;
+}
+
+// Weight on continuity of an image with `label_count` labels; one with fewer than the floor is taken to have as many.
+// An image without one valid pixel has no label; its terms are 0, and the floor, at least 1, keeps the weight finite.
+DYNAMICSEG_HOST_DEVICE double dynamic_weight(Weighting weighting, double mu, std::int64_t label_floor,
+                                             std::int64_t label_count) {
+  const double labels = static_cast<double>(label_count > label_floor ? label_count : label_floor);
   switch (weighting) {
     case Weighting::fsf:
       return labels / mu;

@@ -129,7 +129,8 @@ class AliveLabels {
 
 void write_label_count(const DynamicLossParams& params, std::int64_t image, std::int64_t label_count) {
   params.label_counts[image] = label_count;
-  write_statistic(params.weight, params.dtype, image, dynamic_weight(params.weighting, params.mu, label_count));
+  write_statistic(params.weight, params.dtype, image,
+                  dynamic_weight(params.weighting, params.mu, params.label_floor, label_count));
 }
 
 void write_label_counts(const DynamicLossParams& params, const Tiling& tiling, const AliveLabels& alive) {
@@ -194,10 +195,12 @@ void write_sums(const DynamicLossParams& params, const Tiling& tiling, const std
     const double similarity = mean_or_zero(total.similarity, total.pixels);
     const double continuity = mean_or_zero(total.vertical, total.vertical_pairs * params.shape.channels) +
                               mean_or_zero(total.horizontal, total.horizontal_pairs * params.shape.channels);
-    const double weight = dynamic_weight(params.weighting, params.mu, params.label_counts[image]);
+    const double weight = dynamic_weight(params.weighting, params.mu, params.label_floor, params.label_counts[image]);
     write_statistic(params.similarity, params.dtype, image, similarity);
     write_statistic(params.continuity, params.dtype, image, continuity);
     write_statistic(params.loss, params.dtype, image, similarity + weight * continuity);
+    write_statistic(params.scribble_cross_entropy, params.dtype, image, 0);
+    write_statistic(params.guide_cross_entropy, params.dtype, image, 0);
   }
 }
 
@@ -276,9 +279,17 @@ GradientSums label_and_measure(const DynamicLossParams& params, const Tiling& ti
   return grad_sums.total_of_gradient();
 }
 
+void refuse_options(const DynamicLossParams& params) {
+  if (params.scribbles != nullptr || params.guide != nullptr || params.diagonals ||
+      params.continuity_kind != Continuity::l1) {
+    throw std::invalid_argument("scribbles, a guide, diagonals and continuity huber have no CPU kernels");
+  }
+}
+
 }  // namespace
 
 GradientSums dynamic_loss_with_grad_sums(const DynamicLossParams& params) {
+  refuse_options(params);
   const Tiling tiling(params.shape);
   const DynamicLossKernels kernels = kernels_of_active_instruction_set(params);
   if (params.grad_x != nullptr && kernels.label != nullptr) return label_and_measure(params, tiling, kernels);
@@ -289,6 +300,7 @@ GradientSums dynamic_loss_with_grad_sums(const DynamicLossParams& params) {
 void dynamic_loss_cpu(const DynamicLossParams& params) { dynamic_loss_with_grad_sums(params); }
 
 void dynamic_loss_backward_cpu(const DynamicLossParams& params) {
+  refuse_options(params);
   backward(params, Tiling(params.shape), kernels_of_active_instruction_set(params));
 }
 

@@ -64,10 +64,9 @@ template <class Value>
 __device__ __forceinline__ GradientScales<Value> gradient_scales(const DynamicLossParams& p,
                                                                  const DynamicLossPlan& plan, std::int64_t image) {
   const ValidCounts counts = valid_counts(p, plan, image);
-  const double weight =
-      plan.labels_are_given
-          ? static_cast<double>(static_cast<const Value*>(p.weight)[image])
-          : static_cast<double>(static_cast<Value>(dynamic_weight(p.weighting, p.mu, count_alive(p, plan, image))));
+  const double weight = plan.labels_are_given ? static_cast<double>(static_cast<const Value*>(p.weight)[image])
+                                              : static_cast<double>(static_cast<Value>(dynamic_weight(
+                                                    p.weighting, p.mu, p.label_floor, count_alive(p, plan, image))));
   const auto grad_loss = static_cast<double>(static_cast<const Value*>(p.grad_loss)[image]);
   return {static_cast<Value>(grad_loss * share_of_mean(counts.pixels)),
           static_cast<Value>(grad_loss * weight * share_of_mean(counts.vertical_pairs * p.shape.channels)),
@@ -99,12 +98,14 @@ __device__ __forceinline__ void write_loss(const DynamicLossParams& p, const Dyn
   const double similarity = mean_or_zero(similarity_sum, counts.pixels);
   const double continuity = mean_or_zero(vertical, counts.vertical_pairs * p.shape.channels) +
                             mean_or_zero(horizontal, counts.horizontal_pairs * p.shape.channels);
-  const double weight = dynamic_weight(p.weighting, p.mu, label_count);
+  const double weight = dynamic_weight(p.weighting, p.mu, p.label_floor, label_count);
   p.label_counts[image] = label_count;
   static_cast<Value*>(p.similarity)[image] = static_cast<Value>(similarity);
   static_cast<Value*>(p.continuity)[image] = static_cast<Value>(continuity);
   static_cast<Value*>(p.weight)[image] = static_cast<Value>(weight);
   static_cast<Value*>(p.loss)[image] = static_cast<Value>(similarity + weight * continuity);
+  static_cast<Value*>(p.scribble_cross_entropy)[image] = 0;
+  static_cast<Value*>(p.guide_cross_entropy)[image] = 0;
 }
 
 // Differences of responses from those of x.

@@ -1,6 +1,7 @@
 #include "cuda/dynamic_loss_plan.h"
 
 #include <algorithm>
+#include <stdexcept>
 
 namespace dynamicseg {
 namespace {
@@ -43,6 +44,10 @@ std::int64_t images_together(const DynamicLossParams& params, const Device& devi
 
 DynamicLossPlan dynamic_loss_plan(const DynamicLossParams& params, const Device& device, bool labels_are_given,
                                   Carver& workspace) {
+  if (params.scribbles != nullptr || params.guide != nullptr || params.diagonals ||
+      params.continuity_kind != Continuity::l1) {
+    throw std::invalid_argument("scribbles, a guide, diagonals and continuity huber have no CUDA kernels");
+  }
   const MapShape& shape = params.shape;
   const std::int64_t packs = ceil_div(shape.channels, 16 / bytes_of(params.dtype));
   const std::int64_t together = images_together(params, device);

@@ -5,17 +5,19 @@ The normalised map is never written: the kernels of ``dynamic_loss`` normalise w
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dynamicseg import _native, reference
 from dynamicseg.ops import _runtime
+from dynamicseg.ops._loss_arguments import LOSS_SCHEMA, LossArguments, checked_arguments
 from dynamicseg.ops._maps import empty_result, result_memory
-from dynamicseg.ops.dynamic_loss import check_loss, empty_outputs, run_loss
+from dynamicseg.ops.dynamic_loss import empty_outputs, reference_options, returned, run_loss, split_outputs
 from dynamicseg.ops.relu_batch_norm import check_affine
 from dynamicseg.reference import DEFAULT_EPS, DynamicLossOutput
+from dynamicseg.terms import Continuity
 from dynamicseg.weighting import Weighting
 
 
@@ -40,6 +42,12 @@ def batch_norm_dynamic_loss_and_grad(
     mask: Tensor | None = None,
     superpixels: Tensor | None = None,
     superpixel_count: int | None = None,
+    continuity: Continuity = "l1",
+    diagonals: bool = False,
+    label_floor: int = 1,
+    scribbles: Tensor | None = None,
+    guide: Tensor | None = None,
+    guide_weight: float | Tensor = 1.0,
     eps: float = DEFAULT_EPS,
 ) -> tuple[DynamicLossOutput, BatchNormGrads]:
     """``dynamic_loss`` of batch-normalised ``z``, and the gradients of its mean over the batch, outside autograd.
@@ -60,6 +68,12 @@ def batch_norm_dynamic_loss_and_grad(
         mask: ``[B, H, W]`` bool.
         superpixels: ``[B, H, W]`` int64.
         superpixel_count: a number that is above those of all superpixels.
+        continuity: ``"l1"`` or ``"huber"``.
+        diagonals: whether diagonal neighbours count as well.
+        label_floor: the least number of labels to count.
+        scribbles: ``[B, H, W]`` int64.
+        guide: ``[B, H, W]`` int64.
+        guide_weight: a number, or a tensor ``[B]`` or ``[]``.
         eps: added to the variance, > 0.
 
     Returns:
@@ -67,42 +81,48 @@ def batch_norm_dynamic_loss_and_grad(
 
     Raises:
         TypeError: an argument is not a tensor of the right dtype.
-        ValueError: a shape, a device, the weighting, mu or eps is wrong.
+        ValueError: a shape, a device, the weighting, mu, eps, another option or a number in a map is wrong.
     """
-    mu = check_loss("z", z, weighting, mu, mask, superpixels, superpixel_count)
+    arguments = checked_arguments(
+        "z",
+        z,
+        mask=mask,
+        superpixels=superpixels,
+        superpixel_count=superpixel_count,
+        scribbles=scribbles,
+        guide=guide,
+        guide_weight=guide_weight,
+        weighting=weighting,
+        mu=mu,
+        continuity=continuity,
+        diagonals=diagonals,
+        label_floor=label_floor,
+    )
     check_affine("z", z, weight, bias, eps)
     z, weight, bias = z.detach(), weight.detach(), bias.detach()
     if _runtime.backend_for(z.device) == "reference":
         with torch.enable_grad():
             leaves = [leaf.requires_grad_() for leaf in (z, weight, bias)]
-            output = reference.batch_norm_dynamic_loss(
-                *leaves, weighting=weighting, mu=mu, mask=mask, superpixels=superpixels, eps=eps
-            )
-            grads = torch.autograd.grad(output.loss.mean(), leaves)
-        return output._replace(loss=output.loss.detach()), BatchNormGrads(*grads)
-    *statistics, grad_z, grad_weight, grad_bias = _batch_norm_dynamic_loss_and_grad(
-        z, weight, bias, mask, superpixels, superpixel_count, weighting, mu, eps
-    )
-    return DynamicLossOutput(*statistics), BatchNormGrads(grad_z, grad_weight, grad_bias)
+            output = reference.batch_norm_dynamic_loss(*leaves, **reference_options(z, arguments), eps=eps)
+            of_leaves = torch.autograd.grad(output.loss.mean(), leaves)
+        return output._replace(loss=output.loss.detach()), BatchNormGrads(*of_leaves)
+    output, grads = split_outputs(_batch_norm_dynamic_loss_and_grad(z, weight, bias, eps, *arguments))
+    return output, BatchNormGrads(*grads)
 
 
 # ---- torch.library ---------------------------------------------------------------------------------------------------
 
-_OutputsAndGrads = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
-
-@torch.library.custom_op("dynamicseg::batch_norm_dynamic_loss_and_grad", mutates_args=(), device_types=("cpu", "cuda"))
+@torch.library.custom_op(
+    "dynamicseg::batch_norm_dynamic_loss_and_grad",
+    mutates_args=(),
+    device_types=("cpu", "cuda"),
+    schema=f"(Tensor z, Tensor weight, Tensor bias, float eps, {LOSS_SCHEMA}) -> "
+    + returned(len(DynamicLossOutput._fields) + len(BatchNormGrads._fields)),
+)
 def _batch_norm_dynamic_loss_and_grad(
-    z: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    mask: Tensor | None,
-    superpixels: Tensor | None,
-    superpixel_count: int | None,
-    weighting: str,
-    mu: float,
-    eps: float,
-) -> _OutputsAndGrads:
+    z: Tensor, weight: Tensor, bias: Tensor, eps: float, *arguments: Any
+) -> tuple[Tensor, ...]:
     outputs = empty_outputs(z)
     weight, bias = weight.contiguous(), bias.contiguous()
     grad_z, grad_weight, grad_bias = result_memory(z), torch.empty_like(weight), torch.empty_like(bias)
@@ -119,21 +139,11 @@ def _batch_norm_dynamic_loss_and_grad(
 
     grad_loss = torch.full_like(outputs.loss, 1 / len(z))
     arrays = outputs._asdict() | {"grad_x": grad_z, "grad_loss": grad_loss}
-    run_loss("batch_norm_dynamic_loss", z, mask, superpixels, superpixel_count, weighting, mu, arrays, with_norm)
+    run_loss("batch_norm_dynamic_loss", z, LossArguments(*arguments), arrays, with_norm)
     return (*outputs[:-1], grad_z, grad_weight, grad_bias)
 
 
 @_batch_norm_dynamic_loss_and_grad.register_fake
-def _(
-    z: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    mask: Tensor | None,
-    superpixels: Tensor | None,
-    superpixel_count: int | None,
-    weighting: str,
-    mu: float,
-    eps: float,
-) -> _OutputsAndGrads:
+def _(z: Tensor, weight: Tensor, bias: Tensor, *_: Any) -> tuple[Tensor, ...]:
     grads = (empty_result(z), weight.new_empty(weight.shape), bias.new_empty(bias.shape))
     return (*empty_outputs(z)[:-1], *grads)

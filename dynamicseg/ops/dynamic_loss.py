@@ -13,9 +13,11 @@ from torch import Tensor
 
 from dynamicseg import _native, reference
 from dynamicseg.ops import _runtime
-from dynamicseg.ops._maps import DTYPES, check_map, dense_format, empty_result, result_memory, statistic_dtype
+from dynamicseg.ops._loss_arguments import LOSS_SCHEMA, LossArguments, check_label_maps, checked_arguments
+from dynamicseg.ops._maps import DTYPES, dense_format, empty_result, result_memory, statistic_dtype
 from dynamicseg.reference import DynamicLossOutput
-from dynamicseg.weighting import Weighting, checked_mu
+from dynamicseg.terms import SCRIBBLE_WEIGHT, Continuity
+from dynamicseg.weighting import Weighting
 
 
 def dynamic_loss(
@@ -26,6 +28,12 @@ def dynamic_loss(
     mask: Tensor | None = None,
     superpixels: Tensor | None = None,
     superpixel_count: int | None = None,
+    continuity: Continuity = "l1",
+    diagonals: bool = False,
+    label_floor: int = 1,
+    scribbles: Tensor | None = None,
+    guide: Tensor | None = None,
+    guide_weight: float | Tensor = 1.0,
 ) -> DynamicLossOutput:
     """The dynamically weighted loss of each image of a batch; the same as ``reference.dynamic_loss``, fused.
 
@@ -43,21 +51,45 @@ def dynamic_loss(
         superpixel_count: a number that is above those of all superpixels, 1 .. H * W. By default it is found, for
             which each call on a GPU must wait for the GPU; where it is given, numbers there are not checked, and one
             that is out of range counts as the nearest that is in it.
+        continuity: ``"l1"`` or ``"huber"``, see ``terms.Continuity``.
+        diagonals: whether the differences of diagonal neighbours count as well: two more means in the continuity.
+        label_floor: the weight is that of this many labels at least, >= 1.
+        scribbles: ``[B, H, W]`` int64, labels 0 .. C - 1 drawn by hand, -1 where nothing was drawn. Similarity is then
+            that of the pixels without a scribble; half of the mean cross-entropy with the scribbled labels is added.
+            On a GPU numbers are not checked, and one that is out of range is none.
+        guide: ``[B, H, W]`` int64, labels 0 .. C - 1 of another model, -1 where it has none: ``guide_weight`` times the
+            mean cross-entropy with them is added. Numbers on a GPU as in scribbles.
+        guide_weight: finite and >= 0: a number, or a floating tensor ``[B]`` or ``[]`` on the device of ``x``, which is
+            read when the kernel runs, so that it can change between runs of a CUDA graph; not checked there. No
+            gradient goes to it.
 
     Returns:
         ``DynamicLossOutput``: ``loss`` (the only one with a gradient), ``similarity``, ``continuity``, ``weight``,
-        ``label_counts``, all ``[B]``, and ``labels`` ``[B, H, W]``.
+        ``label_counts``, ``scribble``, ``guide``, all ``[B]``, and ``labels`` ``[B, H, W]``.
 
     Raises:
-        TypeError: ``x`` or ``mask`` is not a tensor of the right dtype.
-        ValueError: the shape, weighting, mu, a superpixel's number or their count is wrong, or ``mask`` is on another
-            device.
+        TypeError: an argument is not of the right type or dtype.
+        ValueError: the shape, weighting, mu, another option, a superpixel's number, their count, a label or a weight is
+            wrong, or a map is on another device.
     """
-    mu = check_loss("x", x, weighting, mu, mask, superpixels, superpixel_count)
+    arguments = checked_arguments(
+        "x",
+        x,
+        mask=mask,
+        superpixels=superpixels,
+        superpixel_count=superpixel_count,
+        scribbles=scribbles,
+        guide=guide,
+        guide_weight=guide_weight,
+        weighting=weighting,
+        mu=mu,
+        continuity=continuity,
+        diagonals=diagonals,
+        label_floor=label_floor,
+    )
     if _runtime.backend_for(x.device) == "reference":
-        return reference.dynamic_loss(x, weighting=weighting, mu=mu, mask=mask, superpixels=superpixels)
-    *statistics, _ = _dynamic_loss(x, mask, superpixels, superpixel_count, weighting, mu)
-    return DynamicLossOutput(*statistics)
+        return reference.dynamic_loss(x, **reference_options(x, arguments))
+    return split_outputs(_dynamic_loss(x, *arguments))[0]
 
 
 def dynamic_loss_and_grad(
@@ -68,66 +100,68 @@ def dynamic_loss_and_grad(
     mask: Tensor | None = None,
     superpixels: Tensor | None = None,
     superpixel_count: int | None = None,
+    continuity: Continuity = "l1",
+    diagonals: bool = False,
+    label_floor: int = 1,
+    scribbles: Tensor | None = None,
+    guide: Tensor | None = None,
+    guide_weight: float | Tensor = 1.0,
 ) -> tuple[DynamicLossOutput, Tensor]:
     """``dynamic_loss`` and the gradient of its mean over the batch, in one native call, outside autograd.
 
     For a training loop of one's own: ``output, grad_x = dynamic_loss_and_grad(x); x.backward(grad_x)``.
     Arguments and errors as in ``dynamic_loss``. The gradient is ``[B, C, H, W]``, in dtype and memory format of ``x``.
     """
-    mu = check_loss("x", x, weighting, mu, mask, superpixels, superpixel_count)
+    arguments = checked_arguments(
+        "x",
+        x,
+        mask=mask,
+        superpixels=superpixels,
+        superpixel_count=superpixel_count,
+        scribbles=scribbles,
+        guide=guide,
+        guide_weight=guide_weight,
+        weighting=weighting,
+        mu=mu,
+        continuity=continuity,
+        diagonals=diagonals,
+        label_floor=label_floor,
+    )
     x = x.detach()
     if _runtime.backend_for(x.device) == "reference":
         with torch.enable_grad():
             leaf = x.requires_grad_()
-            output = reference.dynamic_loss(leaf, weighting=weighting, mu=mu, mask=mask, superpixels=superpixels)
+            output = reference.dynamic_loss(leaf, **reference_options(x, arguments))
             (grad_x,) = torch.autograd.grad(output.loss.sum() / max(len(output.loss), 1), leaf)
         return output._replace(loss=output.loss.detach()), grad_x
-    *statistics, grad_x = _dynamic_loss_and_grad(x, mask, superpixels, superpixel_count, weighting, mu)
-    return DynamicLossOutput(*statistics), grad_x
+    output, (grad_x,) = split_outputs(_dynamic_loss_and_grad(x, *arguments))
+    return output, grad_x
 
 
-def check_loss(
-    name: str,
-    x: Tensor,
-    weighting: Weighting,
-    mu: float | None,
-    mask: Tensor | None,
-    superpixels: Tensor | None,
-    superpixel_count: int | None,
-) -> float:
-    """Every argument of a loss of the map ``x``, which goes by ``name``, against what kernels take; returns mu."""
-    check_map(name, x)
-    mu = checked_mu(weighting, mu)
-    if mask is not None:
-        _check_beside(name, x, "mask", mask, torch.bool, "true where there is data")
-    if superpixels is not None:
-        _check_beside(name, x, "superpixels", superpixels, torch.int64, "numbers of superpixels")
-    if superpixel_count is not None:
-        if superpixels is None:
-            raise ValueError(f"superpixel_count is {superpixel_count}, but there are no superpixels: pass both or none")
-        pixels = x.shape[2] * x.shape[3]
-        if pixels > 0 and not 1 <= superpixel_count <= pixels:
-            raise ValueError(f"superpixel_count is {superpixel_count}: pass 1 to {pixels}, the number of pixels")
-    return mu
+def reference_options(x: Tensor, arguments: LossArguments) -> dict[str, Any]:
+    """The arguments as ``reference.dynamic_loss`` takes them, after the checks that the kernels' way has."""
+    check_label_maps(x, arguments.scribbles, arguments.guide, arguments.guide_weight)
+    options = arguments._asdict()
+    del options["superpixel_count"]
+    if arguments.guide_weight is None:
+        del options["guide_weight"]
+    return options
 
 
-def _check_beside(map_name: str, x: Tensor, name: str, value: object, dtype: torch.dtype, meaning: str) -> None:
-    """A map ``[B, H, W]`` that goes with ``x``, which goes by ``map_name``."""
-    batch, _, height, width = x.shape
-    if not isinstance(value, Tensor) or value.dtype != dtype:
-        kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
-        raise TypeError(f"{name} is {kind}: pass a {dtype} tensor [B, H, W], {meaning}")
-    if value.shape != (batch, height, width):
-        raise ValueError(f"{name} has shape {list(value.shape)}, {map_name} {list(x.shape)}: pass a {name} [B, H, W]")
-    if value.device != x.device:
-        raise ValueError(f"{name} is on {value.device}, {map_name} on {x.device}: move one to the other")
+def split_outputs(results: tuple[Tensor, ...]) -> tuple[DynamicLossOutput, tuple[Tensor, ...]]:
+    """What an operator returns: the output of the loss, and what else there is."""
+    count = len(DynamicLossOutput._fields)
+    return DynamicLossOutput(*results[:count]), results[count:]
 
 
 # ---- adapter: tensor -> pointers -------------------------------------------------------------------------------------
 
 
 class _Outputs(NamedTuple):
-    """What the forward pass writes: ``DynamicLossOutput``, and ``logsumexp`` ``[B, H, W]`` for the backward pass."""
+    """What the forward pass writes: ``DynamicLossOutput``, and ``logsumexp`` ``[B, H, W]`` for the backward pass.
+
+    The names are those of the kernel interface, in the order of ``DynamicLossOutput``.
+    """
 
     loss: Tensor
     similarity: Tensor
@@ -135,6 +169,8 @@ class _Outputs(NamedTuple):
     weight: Tensor
     label_counts: Tensor
     labels: Tensor
+    scribble_cross_entropy: Tensor
+    guide_cross_entropy: Tensor
     logsumexp: Tensor
 
 
@@ -149,6 +185,8 @@ def empty_outputs(x: Tensor) -> _Outputs:
         weight=x.new_empty(batch, dtype=statistic),
         label_counts=x.new_empty(batch, dtype=torch.int64),
         labels=x.new_empty((batch, height, width), dtype=torch.int64),
+        scribble_cross_entropy=x.new_empty(batch, dtype=statistic),
+        guide_cross_entropy=x.new_empty(batch, dtype=statistic),
         logsumexp=x.new_empty((batch, height, width), dtype=statistic),
     )
 
@@ -181,11 +219,7 @@ def _range(superpixels: Tensor) -> tuple[int, int]:
 def run_loss(
     kernel: str,
     x: Tensor,
-    mask: Tensor | None,
-    superpixels: Tensor | None,
-    superpixel_count: int | None,
-    weighting: str,
-    mu: float,
+    arguments: LossArguments,
     arrays: dict[str, Tensor],
     with_norm: Callable[[_native.DynamicLossParams], _native.BatchNormDynamicLossParams] | None = None,
 ) -> None:
@@ -193,13 +227,21 @@ def run_loss(
 
     ``with_norm`` adds the parameters of a batch norm to those of the loss, for a kernel that wants them.
     """
+    check_label_maps(x, arguments.scribbles, arguments.guide, arguments.guide_weight)
     memory_format = dense_format(x)
     if memory_format is None:
         x, memory_format = x.contiguous(), "contiguous"
-    mask = None if mask is None else mask.contiguous()
-    superpixels, superpixel_count = _numbered(superpixels, superpixel_count)
-    addresses = dict.fromkeys((*_Outputs._fields, "grad_x", "grad_loss"), 0) | {
-        name: array.data_ptr() for name, array in arrays.items()
+    superpixels, superpixel_count = _numbered(arguments.superpixels, arguments.superpixel_count)
+    read = {
+        "mask": arguments.mask,
+        "superpixels": superpixels,
+        "scribbles": arguments.scribbles,
+        "guide": arguments.guide,
+        "guide_weight": arguments.guide_weight,
+    }
+    dense = {name: array.contiguous() for name, array in read.items() if array is not None}
+    addresses = dict.fromkeys((*read, *_Outputs._fields, "grad_x", "grad_loss"), 0) | {
+        name: array.data_ptr() for name, array in (dense | arrays).items()
     }
     params = _native.DynamicLossParams(
         x=x.data_ptr(),
@@ -207,11 +249,13 @@ def run_loss(
         format=memory_format,
         shape=tuple(x.shape),
         strides=x.stride(),
-        mask=0 if mask is None else mask.data_ptr(),
-        superpixels=0 if superpixels is None else superpixels.data_ptr(),
         superpixel_count=superpixel_count,
-        weighting=weighting,
-        mu=mu,
+        scribble_weight=SCRIBBLE_WEIGHT,
+        weighting=arguments.weighting,
+        mu=arguments.mu,
+        label_floor=arguments.label_floor,
+        continuity_kind=arguments.continuity,
+        diagonals=arguments.diagonals,
         grad_strides=arrays["grad_x"].stride() if "grad_x" in arrays else (0, 0, 0, 0),
         **addresses,
     )
@@ -220,103 +264,117 @@ def run_loss(
 
 # ---- torch.library ---------------------------------------------------------------------------------------------------
 
-_Forward = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
-_ForwardAndGrad = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+def returned(tensors: int) -> str:
+    """The end of a schema."""
+    return f"({', '.join(['Tensor'] * tensors)})"
 
 
-@torch.library.custom_op("dynamicseg::dynamic_loss", mutates_args=(), device_types=("cpu", "cuda"))
-def _dynamic_loss(
-    x: Tensor,
-    mask: Tensor | None,
-    superpixels: Tensor | None,
-    superpixel_count: int | None,
-    weighting: str,
-    mu: float,
-) -> _Forward:
+@torch.library.custom_op(
+    "dynamicseg::dynamic_loss",
+    mutates_args=(),
+    device_types=("cpu", "cuda"),
+    schema=f"(Tensor x, {LOSS_SCHEMA}) -> {returned(len(_Outputs._fields))}",
+)
+def _dynamic_loss(x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     outputs = empty_outputs(x)
-    run_loss("dynamic_loss", x, mask, superpixels, superpixel_count, weighting, mu, outputs._asdict())
+    run_loss("dynamic_loss", x, LossArguments(*arguments), outputs._asdict())
     return (*outputs,)
 
 
 @_dynamic_loss.register_fake
-def _(
-    x: Tensor,
-    mask: Tensor | None,
-    superpixels: Tensor | None,
-    superpixel_count: int | None,
-    weighting: str,
-    mu: float,
-) -> _Forward:
+def _(x: Tensor, *_: Any) -> tuple[Tensor, ...]:
     return (*empty_outputs(x),)
 
 
-@torch.library.custom_op("dynamicseg::dynamic_loss_and_grad", mutates_args=(), device_types=("cpu", "cuda"))
-def _dynamic_loss_and_grad(
-    x: Tensor,
-    mask: Tensor | None,
-    superpixels: Tensor | None,
-    superpixel_count: int | None,
-    weighting: str,
-    mu: float,
-) -> _ForwardAndGrad:
+@torch.library.custom_op(
+    "dynamicseg::dynamic_loss_and_grad",
+    mutates_args=(),
+    device_types=("cpu", "cuda"),
+    schema=f"(Tensor x, {LOSS_SCHEMA}) -> {returned(len(_Outputs._fields))}",
+)
+def _dynamic_loss_and_grad(x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     outputs = empty_outputs(x)
     grad_x = result_memory(x)
     grad_loss = torch.full_like(outputs.loss, 1 / max(len(x), 1))
-    run_loss(
-        "dynamic_loss",
-        x,
-        mask,
-        superpixels,
-        superpixel_count,
-        weighting,
-        mu,
-        outputs._asdict() | {"grad_x": grad_x, "grad_loss": grad_loss},
-    )
+    arrays = outputs._asdict() | {"grad_x": grad_x, "grad_loss": grad_loss}
+    run_loss("dynamic_loss", x, LossArguments(*arguments), arrays)
     return (*outputs[:-1], grad_x)  # no logsumexp: some kernels need none here, and leave it unwritten
 
 
 @_dynamic_loss_and_grad.register_fake
-def _(
-    x: Tensor,
-    mask: Tensor | None,
-    superpixels: Tensor | None,
-    superpixel_count: int | None,
-    weighting: str,
-    mu: float,
-) -> _ForwardAndGrad:
+def _(x: Tensor, *_: Any) -> tuple[Tensor, ...]:
     return (*empty_outputs(x)[:-1], empty_result(x))
 
 
-@torch.library.custom_op("dynamicseg::dynamic_loss_backward", mutates_args=(), device_types=("cpu", "cuda"))
+@torch.library.custom_op(
+    "dynamicseg::dynamic_loss_backward",
+    mutates_args=(),
+    device_types=("cpu", "cuda"),
+    schema="(Tensor grad_loss, Tensor x, Tensor? mask, Tensor? scribbles, Tensor? guide, Tensor? guide_weight, "
+    "Tensor labels, Tensor logsumexp, Tensor weight, str continuity, bool diagonals) -> Tensor",
+)
 def _dynamic_loss_backward(
-    grad_loss: Tensor, x: Tensor, mask: Tensor | None, labels: Tensor, logsumexp: Tensor, weight: Tensor
+    grad_loss: Tensor,
+    x: Tensor,
+    mask: Tensor | None,
+    scribbles: Tensor | None,
+    guide: Tensor | None,
+    guide_weight: Tensor | None,
+    labels: Tensor,
+    logsumexp: Tensor,
+    weight: Tensor,
+    continuity: str,
+    diagonals: bool,
 ) -> Tensor:
     grad_x = result_memory(x)
+    arguments = LossArguments(
+        mask=mask,
+        superpixels=None,
+        superpixel_count=None,
+        scribbles=scribbles,
+        guide=guide,
+        guide_weight=guide_weight,
+        weighting="fixed",  # weight and labels are there already: what they are made of is not looked at
+        mu=1.0,
+        continuity=continuity,
+        diagonals=diagonals,
+        label_floor=1,
+    )
     arrays = {"labels": labels, "logsumexp": logsumexp, "weight": weight}
     arrays |= {"grad_loss": grad_loss.contiguous(), "grad_x": grad_x}
-    # Weight and labels are there already: weighting, mu and superpixels are not looked at.
-    run_loss("dynamic_loss_backward", x, mask, None, None, "fixed", 1.0, arrays)
+    run_loss("dynamic_loss_backward", x, arguments, arrays)
     return grad_x
 
 
 @_dynamic_loss_backward.register_fake
-def _(grad_loss: Tensor, x: Tensor, mask: Tensor | None, labels: Tensor, logsumexp: Tensor, weight: Tensor) -> Tensor:
+def _(grad_loss: Tensor, x: Tensor, *_: Any) -> Tensor:
     return empty_result(x)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: _Forward) -> None:
-    x, mask, *_ = inputs
-    _, *constants, logsumexp = output
-    _, _, weight, _, labels = constants
-    ctx.save_for_backward(x, mask, labels, logsumexp, weight)
-    ctx.mark_non_differentiable(*constants, logsumexp)
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, *given = inputs
+    arguments, written = LossArguments(*given), _Outputs(*output)
+    ctx.save_for_backward(
+        x,
+        arguments.mask,
+        arguments.scribbles,
+        arguments.guide,
+        arguments.guide_weight,
+        written.labels,
+        written.logsumexp,
+        written.weight,
+    )
+    ctx.options = (arguments.continuity, arguments.diagonals)
+    ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, grad_loss: Tensor | None, *_: None) -> tuple[Tensor | None, None, None, None, None, None]:
+def _backward(ctx: Any, grad_loss: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    of_arguments = (None,) * len(LossArguments._fields)
     if grad_loss is None:
-        return None, None, None, None, None, None
-    return _dynamic_loss_backward(grad_loss, *ctx.saved_tensors), None, None, None, None, None
+        return None, *of_arguments
+    return _dynamic_loss_backward(grad_loss, *ctx.saved_tensors, *ctx.options), *of_arguments
 
 
 _dynamic_loss.register_autograd(_backward, setup_context=_setup_context)

@@ -25,6 +25,11 @@ struct Float16 {
 // The first published script had fsf and scf swapped; its authors corrected them in October 2024.
 enum class Weighting : int { fsf, scf, fixed };
 
+// What the difference t of two neighbours counts in the continuity.
+//   l1     |t|
+//   huber  t^2 / 2 where |t| < 1, |t| - 1/2 beyond (DynaGuide, arXiv 2602.13020)
+enum class Continuity : int { l1, huber };
+
 // Which dimension of a map lies densely in memory; the other strides are free, so that a crop is no copy.
 enum class MemoryFormat : int {
   contiguous,    // stride_width == 1: rows of pixels, one channel after another
