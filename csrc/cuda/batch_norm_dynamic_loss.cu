@@ -75,17 +75,20 @@ void launch_batch_norm_dynamic_loss(const BatchNormDynamicLossParams& params, co
   with_storage_of(work.loss.dtype, [&](auto storage) {
     using Storage = decltype(storage);
     with_access(access_of(work.loss), [&](auto access) {
-      constexpr Access kAccess = decltype(access)::value;
-      launch_statistics(work.norm, work.sums_of_tiles, work.factors, where);
-      launch_preparation<Storage>(work.loss, work.plan, device, where);
-      for_images_together(work.loss, device, [&](const Images& images) {
-        launch_labels<Storage, kAccess, true>(work.loss, work.plan, where, images);
-        launch_measure<Storage, kAccess, Measure::gradient_sums>(work.loss, work.plan, where, images);
+      with_options(work.loss, [&](auto options) {
+        constexpr Access kAccess = decltype(access)::value;
+        constexpr bool kOptions = decltype(options)::value;
+        launch_statistics(work.norm, work.sums_of_tiles, work.factors, where);
+        launch_preparation<Storage>(work.loss, work.plan, device, where);
+        for_images_together(work.loss, device, [&](const Images& images) {
+          launch_labels<Storage, kAccess, true>(work.loss, work.plan, where, images);
+          launch_measure<Storage, kAccess, Measure::gradient_sums, kOptions>(work.loss, work.plan, where, images);
+        });
+        launch_gradient_factors(work.norm, work.plan.grad_sums, work.loss.shape.batch * work.plan.tiles,
+                                work.gradient_factors, where);
+        launch_measure<Storage, kAccess, Measure::batch_norm_gradient, kOptions>(work.loss, work.plan, where,
+                                                                                 Images{0, work.loss.shape.batch});
       });
-      launch_gradient_factors(work.norm, work.plan.grad_sums, work.loss.shape.batch * work.plan.tiles,
-                              work.gradient_factors, where);
-      launch_measure<Storage, kAccess, Measure::batch_norm_gradient>(work.loss, work.plan, where,
-                                                                     Images{0, work.loss.shape.batch});
     });
   });
 }

@@ -19,10 +19,10 @@
 namespace dynamicseg {
 namespace {
 
-template <class Storage, Access kAccess>
+template <class Storage, Access kAccess, bool kOptions>
 void launch_cooperatively(const DynamicLossParams& params, const DynamicLossPlan& plan, const Device& device,
                           const CudaLaunch& where) {
-  const auto kernel = &dynamic_loss_kernel<Storage, kAccess>;
+  const auto kernel = &dynamic_loss_kernel<Storage, kAccess, kOptions>;
   const std::int64_t together = images_together(params, device);
   const std::int64_t blocks = std::min(resident_blocks(kernel, device, alive_bytes(params)),
                                        std::max<std::int64_t>(together * std::max(plan.runs, plan.tiles), 1));
@@ -44,18 +44,21 @@ void launch_dynamic_loss(const DynamicLossParams& params, const CudaLaunch& wher
   with_storage_of(params.dtype, [&](auto storage) {
     using Storage = decltype(storage);
     with_access(access_of(params), [&](auto access) {
-      constexpr Access kAccess = decltype(access)::value;
-      launch_preparation<Storage>(params, plan, device, where);
-      if (where.cooperative && device.cooperative_launch && params.grad_x != nullptr) {
-        return launch_cooperatively<Storage, kAccess>(params, plan, device, where);
-      }
-      for_images_together(params, device, [&](const Images& images) {
-        launch_labels<Storage, kAccess, false>(params, plan, where, images);
-        if (params.grad_x == nullptr) {
-          launch_measure<Storage, kAccess, Measure::sums>(params, plan, where, images);
-        } else {
-          launch_measure<Storage, kAccess, Measure::gradient>(params, plan, where, images);
+      with_options(params, [&](auto options) {
+        constexpr Access kAccess = decltype(access)::value;
+        constexpr bool kOptions = decltype(options)::value;
+        launch_preparation<Storage>(params, plan, device, where);
+        if (where.cooperative && device.cooperative_launch && params.grad_x != nullptr) {
+          return launch_cooperatively<Storage, kAccess, kOptions>(params, plan, device, where);
         }
+        for_images_together(params, device, [&](const Images& images) {
+          launch_labels<Storage, kAccess, false>(params, plan, where, images);
+          if (params.grad_x == nullptr) {
+            launch_measure<Storage, kAccess, Measure::sums, kOptions>(params, plan, where, images);
+          } else {
+            launch_measure<Storage, kAccess, Measure::gradient, kOptions>(params, plan, where, images);
+          }
+        });
       });
     });
   });
@@ -68,9 +71,11 @@ void launch_dynamic_loss_backward(const DynamicLossParams& params, const CudaLau
   with_storage_of(params.dtype, [&](auto storage) {
     using Storage = decltype(storage);
     with_access(access_of(params), [&](auto access) {
-      launch_preparation<Storage>(params, plan, device, where);
-      launch_measure<Storage, decltype(access)::value, Measure::gradient>(params, plan, where,
-                                                                          Images{0, params.shape.batch});
+      with_options(params, [&](auto options) {
+        launch_preparation<Storage>(params, plan, device, where);
+        launch_measure<Storage, decltype(access)::value, Measure::gradient, decltype(options)::value>(
+            params, plan, where, Images{0, params.shape.batch});
+      });
     });
   });
 }

@@ -10,46 +10,54 @@
 
 namespace dynamicseg {
 
-// One image of the batch.
+// One image of the batch. Pixels are numbered row by row. Arrays of a number a pixel are reached from the parameters of
+// the kernel each time: a pointer to each would take two registers.
 template <class Storage>
-struct Image {
+class Image {
   using Value = Compute<Storage>;
 
-  const Storage* x;                 // [C, H, W] with the map's strides
-  const std::uint8_t* mask;         // [H, W], or null
-  const std::int32_t* superpixels;  // [H, W], or null
-  std::int64_t* labels;             // [H, W]
-  Value* logsumexp;                 // [H, W]
+ public:
+  const Storage* x;  // [C, H, W] with the map's strides
   std::int64_t height, width;
-  std::int64_t superpixel_count;
   int channels;
   MapStrides strides;
 
   __device__ __forceinline__ Image(const DynamicLossParams& p, std::int64_t image)
       : x(static_cast<const Storage*>(p.x) + image * p.strides.batch),
-        mask(p.mask == nullptr ? nullptr : p.mask + image * p.shape.height * p.shape.width),
-        superpixels(p.superpixels == nullptr ? nullptr : p.superpixels + image * p.shape.height * p.shape.width),
-        labels(p.labels + image * p.shape.height * p.shape.width),
-        logsumexp(static_cast<Value*>(p.logsumexp) + image * p.shape.height * p.shape.width),
         height(p.shape.height),
         width(p.shape.width),
-        superpixel_count(p.superpixel_count),
         channels(static_cast<int>(p.shape.channels)),
-        strides(p.strides) {}
+        strides(p.strides),
+        p_(p),
+        first_(image * p.shape.height * p.shape.width) {}
 
-  // Of a pixel that is in the image.
-  __device__ __forceinline__ bool is_data(std::int64_t row, std::int64_t column) const {
-    return mask == nullptr || mask[row * width + column] != 0;
+  __device__ __forceinline__ std::int64_t& label(std::int64_t pixel) const { return p_.labels[first_ + pixel]; }
+  __device__ __forceinline__ Value& logsumexp(std::int64_t pixel) const {
+    return static_cast<Value*>(p_.logsumexp)[first_ + pixel];
+  }
+  __device__ __forceinline__ bool is_data(std::int64_t pixel) const {
+    return p_.mask == nullptr || p_.mask[first_ + pixel] != 0;
+  }
+  // Of any row and column.
+  __device__ __forceinline__ bool is_valid(std::int64_t row, std::int64_t column) const {
+    return row >= 0 && row < height && column >= 0 && column < width && is_data(row * width + column);
   }
   // The number of a pixel's superpixel; one out of range is taken as the nearest that is in it.
-  __device__ __forceinline__ std::int64_t superpixel(std::int64_t index) const {
-    const std::int64_t number = superpixels[index];
-    return number < 0 ? 0 : number < superpixel_count ? number : superpixel_count - 1;
+  __device__ __forceinline__ std::int64_t superpixel(std::int64_t pixel) const {
+    const std::int64_t number = p_.superpixels[first_ + pixel];
+    return number < 0 ? 0 : number < p_.superpixel_count ? number : p_.superpixel_count - 1;
   }
-  // Of any pixel.
-  __device__ __forceinline__ bool is_valid(std::int64_t row, std::int64_t column) const {
-    return row >= 0 && row < height && column >= 0 && column < width && is_data(row, column);
+  // The label drawn at a pixel, and that of the guide; -1: none.
+  __device__ __forceinline__ int scribble(std::int64_t pixel) const { return label_in(p_.scribbles, pixel); }
+  __device__ __forceinline__ int guided(std::int64_t pixel) const { return label_in(p_.guide, pixel); }
+
+ private:
+  __device__ __forceinline__ int label_in(const std::int64_t* map, std::int64_t pixel) const {
+    return map == nullptr ? -1 : static_cast<int>(label_or_none(map[first_ + pixel], channels));
   }
+
+  const DynamicLossParams& p_;
+  std::int64_t first_;  // pixel, of those of the batch
 };
 
 // One number a channel for a pack of channels, from an array with room for a whole pack behind its last.

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/dynamic_loss_label.h"
 #include "cuda/dynamic_loss_measure.h"
@@ -55,17 +56,17 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // From the last tile to the first: the end of the map is what phase `label` has left in the caches.
-template <class Storage, Access kAccess, Measure kMeasure>
+template <class Storage, Access kAccess, Measure kMeasure, bool kOptions>
 __global__ void __launch_bounds__(kThreads, kMeasureBlocks<Storage>)
     measure_kernel(const __grid_constant__ DynamicLossParams p, const __grid_constant__ DynamicLossPlan plan,
                    std::int64_t first_image) {
   const std::int64_t index = gridDim.x - 1 - blockIdx.x;
-  measure_tile<Storage, kAccess, kMeasure>(p, plan, first_image + index / plan.tiles, index % plan.tiles);
+  measure_tile<Storage, kAccess, kMeasure, kOptions>(p, plan, first_image + index / plan.tiles, index % plan.tiles);
 }
 
 // All phases in one, a few images together; the blocks, which are on the device together, wait for one another between
 // the phases. Writes the gradient.
-template <class Storage, Access kAccess>
+template <class Storage, Access kAccess, bool kOptions>
 __global__ void __launch_bounds__(kThreads, kAccess == Access::by_element ? 1 : kMeasureBlocks<Storage>)
     dynamic_loss_kernel(const __grid_constant__ DynamicLossParams p, const __grid_constant__ DynamicLossPlan plan,
                         std::int64_t images_together) {
@@ -91,7 +92,8 @@ __global__ void __launch_bounds__(kThreads, kAccess == Access::by_element ? 1 : 
     }
 #pragma unroll 1
     for (std::int64_t index = (end - first) * plan.tiles - 1 - blockIdx.x; index >= 0; index -= gridDim.x) {
-      measure_tile<Storage, kAccess, Measure::gradient>(p, plan, first + index / plan.tiles, index % plan.tiles);
+      measure_tile<Storage, kAccess, Measure::gradient, kOptions>(p, plan, first + index / plan.tiles,
+                                                                  index % plan.tiles);
     }
   }
 }
@@ -112,6 +114,12 @@ void for_images_together(const DynamicLossParams& p, const Device& device, Body 
   }
 }
 
+// Calls body(std::bool_constant<...>{}) with whether kernels with options are needed.
+template <class Body>
+void with_options(const DynamicLossParams& p, Body body) {
+  return has_options(p) ? body(std::true_type{}) : body(std::false_type{});
+}
+
 // The access to the map and to its gradient.
 inline Access access_of(const DynamicLossParams& p) {
   const Access x = access_to(p.x, p.dtype, p.format, p.shape, p.strides);
@@ -128,7 +136,7 @@ template <class Storage>
 void launch_preparation(const DynamicLossParams& p, const DynamicLossPlan& plan, const Device& device,
                         const CudaLaunch& where) {
   set_to_zero(plan.alive, plan.bytes_to_zero, where);
-  if (p.mask == nullptr) return;
+  if (!has_counts(p)) return;
   const std::int64_t blocks =
       std::min<std::int64_t>(ceil_div(p.shape.height * p.shape.width, kThreads), 2 * device.multiprocessors);
   launch("count_valid_kernel", &count_valid_kernel<Storage>, p.shape.batch * blocks, 0, where, false, p, plan, blocks);
@@ -149,11 +157,11 @@ void launch_labels(const DynamicLossParams& p, const DynamicLossPlan& plan, cons
          plan, images.first, superpixel_blocks);
 }
 
-template <class Storage, Access kAccess, Measure kMeasure>
+template <class Storage, Access kAccess, Measure kMeasure, bool kOptions>
 void launch_measure(const DynamicLossParams& p, const DynamicLossPlan& plan, const CudaLaunch& where,
                     const Images& images) {
-  launch("measure_kernel", &measure_kernel<Storage, kAccess, kMeasure>, images.count * plan.tiles, 0, where, false, p,
-         plan, images.first);
+  launch("measure_kernel", &measure_kernel<Storage, kAccess, kMeasure, kOptions>, images.count * plan.tiles, 0, where,
+         false, p, plan, images.first);
 }
 
 }  // namespace dynamicseg

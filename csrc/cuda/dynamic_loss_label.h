@@ -49,16 +49,17 @@ class Labeller {
         equal_distances_(plan.equal_distances) {}
 
   // Pixels first, first + step, ... of the image, as far as they lie before `end`. All threads of a warp call it.
-  // `alive`: a bit for each label, in shared memory. Returns whether there was any other than a finite number.
+  // `alive`: a bit for each label, in shared memory. `last_label`: the last one that the thread has set there, -1
+  // before. Returns whether there was any other than a finite number.
   __device__ __forceinline__ bool label(std::int64_t first, std::int64_t step, std::int64_t end, std::uint32_t* alive,
-                                        double& similarity) const {
+                                        int& last_label, double& similarity) const {
     bool inside[kPixels];
     const Storage* pixel[kPixels];
     TopResponse<Value> found[kPixels];
 #pragma unroll
     for (int i = 0; i < kPixels; ++i) {
       const std::int64_t index = first + i * step;
-      inside[i] = index < end && (image_.mask == nullptr || image_.mask[index] != 0);
+      inside[i] = index < end && image_.is_data(index);
       pixel[i] = image_.x + (inside[i] ? distance_of(index) : 0);
     }
     for (int channel = lane_ * kElements; channel < image_.channels; channel += lanes_ * kElements) {
@@ -70,7 +71,7 @@ class Labeller {
       put_together(found[i]);
       if (inside[i]) all_finite = all_finite && found[i].exp_sum > 0 && found[i].exp_sum < INFINITY;
       const std::int64_t index = first + i * step;
-      if (lane_ == 0 && index < end) write(index, inside[i], found[i], alive, similarity);
+      if (lane_ == 0 && index < end) write(index, inside[i], found[i], alive, last_label, similarity);
     }
     return !all_finite;
   }
@@ -137,20 +138,21 @@ class Labeller {
   }
 
   __device__ __forceinline__ void write(std::int64_t index, bool inside, const TopResponse<Value>& found,
-                                        std::uint32_t* alive, double& similarity) const {
+                                        std::uint32_t* alive, int& last_label, double& similarity) const {
     if (!inside) {
-      image_.labels[index] = -1;
-      image_.logsumexp[index] = 0;
+      image_.label(index) = -1;
+      image_.logsumexp(index) = 0;
       return;
     }
     // A pixel that is not finite has no label yet, and will be done again.
     const int label = found.label == INT_MAX ? 0 : found.label;
     const Value log_sum = log(found.exp_sum);
-    image_.labels[index] = label;
-    image_.logsumexp[index] = found.shift() + log_sum;
+    image_.label(index) = label;
+    image_.logsumexp(index) = found.shift() + log_sum;
     similarity += log_sum + (found.top - found.top);  // NaN where the top is infinite
-    const std::uint32_t bit = 1u << (label % 32);
-    if ((alive[label / 32] & bit) == 0) atomicOr(alive + label / 32, bit);
+    if (label != last_label)
+      atomicOr(alive + label / 32, 1u << (label % 32));  // most pixels have that of the one before
+    last_label = label;
   }
 
   const DynamicLossParams& p_;
@@ -172,10 +174,11 @@ __device__ __forceinline__ bool label_pixels(const DynamicLossParams& p, const D
   const int groups = kThreads / plan.lanes;
   const int group = static_cast<int>(threadIdx.x) / plan.lanes;
   bool not_finite = false;
+  int last_label = -1;
   similarity = 0;
 #pragma unroll 1
   for (std::int64_t first = begin; first < end; first += groups * labeller.kPixels) {
-    not_finite |= labeller.label(first + group, groups, end, alive, similarity);
+    not_finite |= labeller.label(first + group, groups, end, alive, last_label, similarity);
   }
   return __syncthreads_or(not_finite) != 0;
 }

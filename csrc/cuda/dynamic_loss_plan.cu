@@ -1,7 +1,6 @@
 #include "cuda/dynamic_loss_plan.h"
 
 #include <algorithm>
-#include <stdexcept>
 
 namespace dynamicseg {
 namespace {
@@ -44,10 +43,6 @@ std::int64_t images_together(const DynamicLossParams& params, const Device& devi
 
 DynamicLossPlan dynamic_loss_plan(const DynamicLossParams& params, const Device& device, bool labels_are_given,
                                   Carver& workspace) {
-  if (params.scribbles != nullptr || params.guide != nullptr || params.diagonals ||
-      params.continuity_kind != Continuity::l1) {
-    throw std::invalid_argument("scribbles, a guide, diagonals and continuity huber have no CUDA kernels");
-  }
   const MapShape& shape = params.shape;
   const std::int64_t packs = ceil_div(shape.channels, 16 / bytes_of(params.dtype));
   const std::int64_t together = images_together(params, device);
@@ -71,7 +66,7 @@ DynamicLossPlan dynamic_loss_plan(const DynamicLossParams& params, const Device&
 
   const std::int64_t begin = workspace.bytes();
   plan.alive = workspace.take<std::uint32_t>(shape.batch * ceil_div(shape.channels, 32));
-  plan.valid = workspace.take<unsigned long long>(params.mask == nullptr ? 0 : shape.batch * 3);
+  plan.counts = workspace.take<unsigned long long>(has_counts(params) ? shape.batch * kAllTerms : 0);
   plan.measured = workspace.take<unsigned>(shape.batch);
   const std::int64_t superpixels = params.superpixels == nullptr ? 0 : shape.batch * params.superpixel_count;
   plan.histograms = workspace.take<int>(superpixels * shape.channels);
@@ -79,7 +74,7 @@ DynamicLossPlan dynamic_loss_plan(const DynamicLossParams& params, const Device&
 
   plan.targets = workspace.take<int>(superpixels);
   plan.similarity = workspace.take<double>(shape.batch * plan.runs);
-  plan.differences = workspace.take<double>(shape.batch * plan.tiles * 3);
+  plan.sums = workspace.take<double>(shape.batch * plan.tiles * kAllTerms);
   return plan;
 }
 

@@ -1,5 +1,5 @@
-// The phases of dynamic_loss between `label` and `measure`: what masks and superpixels ask for. They read labels, masks
-// and superpixels, not the map. Part of dynamic_loss.cu and batch_norm_dynamic_loss.cu.
+// The phases of dynamic_loss around `label`: what masks, scribbles, a guide and superpixels ask for. They read those
+// and labels, not the map. Part of dynamic_loss.cu and batch_norm_dynamic_loss.cu.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -12,22 +12,31 @@
 
 namespace dynamicseg {
 
-// Valid pixels and pairs of a mask, from `first` on in steps of `step` pixels. All threads of the block call it.
+// Valid pixels and pairs of pixels, term by term, from `first` on in steps of `step` pixels. All threads of the block
+// call it.
 template <class Storage>
 __device__ __forceinline__ void count_valid(const DynamicLossParams& p, const DynamicLossPlan& plan, std::int64_t image,
                                             std::int64_t first, std::int64_t step) {
   const Image<Storage> map(p, image);
-  double counts[3] = {0, 0, 0};  // exact, far below 2^53
+  double counts[kAllTerms]{};  // exact, far below 2^53
   for (std::int64_t index = first; index < map.height * map.width; index += step) {
-    if (map.mask[index] == 0) continue;
+    if (!map.is_data(index)) continue;
     const std::int64_t row = index / map.width, column = index % map.width;
-    counts[0] += 1;
-    counts[1] += map.is_valid(row + 1, column);
-    counts[2] += map.is_valid(row, column + 1);
+    const bool scribbled = map.scribble(index) >= 0;
+    counts[kSimilarity] += !scribbled;
+    counts[kVertical] += map.is_valid(row + 1, column);
+    counts[kHorizontal] += map.is_valid(row, column + 1);
+    if (p.diagonals) {
+      counts[kFalling] += map.is_valid(row + 1, column + 1);
+      counts[kRising] += map.is_valid(row + 1, column - 1);
+    }
+    counts[kScribble] += scribbled;
+    counts[kGuide] += map.guided(index) >= 0;
   }
-  for (int i = 0; i < 3; ++i) {
-    const double count = sum_of_block(counts[i]);
-    if (threadIdx.x == 0) atomicAdd(plan.valid + 3 * image + i, static_cast<unsigned long long>(count));
+#pragma unroll
+  for (int term = 0; term < kAllTerms; ++term) {
+    const double count = sum_of_block(counts[term]);
+    if (threadIdx.x == 0) atomicAdd(plan.counts + kAllTerms * image + term, static_cast<unsigned long long>(count));
   }
 }
 
@@ -42,7 +51,7 @@ __device__ __forceinline__ void count_labels(const DynamicLossParams& p, const D
   const std::int64_t pixels = map.height * map.width;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   for (std::int64_t index = first; index - lane < pixels; index += step) {  // all lanes or none
-    const std::int64_t label = index < pixels ? map.labels[index] : -1;
+    const std::int64_t label = index < pixels ? map.label(index) : -1;
     const unsigned long long cell =
         label < 0 ? kNone : static_cast<unsigned long long>(map.superpixel(index) * map.channels + label);
     const unsigned same = __match_any_sync(kWholeWarp, cell);

@@ -391,6 +391,7 @@ inline int __clzll(long long value) {
 }
 
 inline float __expf(float value) { return std::exp(value); }
+inline float __saturatef(float value) { return value > 0 ? (value < 1 ? value : 1.0f) : 0.0f; }  // 0 for a NaN
 inline float __logf(float value) { return std::log(value); }
 inline float __exp2f(float value) { return std::exp2(value); }
 inline float __log2f(float value) { return std::log2(value); }
