@@ -1,4 +1,4 @@
-"""Calls every op in each dtype and memory format, with masks and superpixels, and prints a digest of what came out.
+"""Calls every op in each dtype and memory format, with every option, and prints a digest of what came out.
 
 ``tests/gpu_check.py`` runs it under compute-sanitizer, and twice to see whether two runs give the same bits.
 
@@ -38,21 +38,30 @@ def response_map(shape: tuple[int, ...], dtype: torch.dtype, memory_format: torc
     return torch.where(x > 1, x.round(), 3 * x).to(dtype).contiguous(memory_format=memory_format)
 
 
-def options(shape: tuple[int, ...], device: str) -> Iterator[tuple[str, dict[str, Tensor | int]]]:
-    """Nothing, a mask, superpixels, both."""
-    batch, _, height, width = shape
-    mask = torch.rand(batch, height, width, generator=torch.Generator().manual_seed(0)) > 0.3
+Options = dict[str, Tensor | int | str]
+
+
+def options(shape: tuple[int, ...], device: str) -> Iterator[tuple[str, Options]]:
+    """Nothing, a mask, superpixels, both, the optional terms, all of that."""
+    batch, channels, height, width = shape
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.rand(batch, height, width, generator=generator) > 0.3
+    labels = torch.randint(-channels, channels, (2, batch, height, width), generator=generator)
     rows, columns = torch.arange(height)[:, None] // 3, torch.arange(width) // 4
     numbers = (rows * (int(columns.max()) + 1) + columns).expand(batch, -1, -1).contiguous()
-    with_mask: dict[str, Tensor | int] = {"mask": mask.to(device)}
-    with_superpixels: dict[str, Tensor | int] = {
+    with_mask: Options = {"mask": mask.to(device)}
+    with_superpixels: Options = {
         "superpixels": numbers.to(device),
         "superpixel_count": int(numbers.max()) + 1,
     }
+    scribbles, guide = labels.clamp(min=-1).to(device)
+    with_terms: Options = {"continuity": "huber", "diagonals": True, "scribbles": scribbles, "guide": guide}
     yield "", {}
     yield " mask", with_mask
     yield " superpixels", with_superpixels
     yield " mask superpixels", with_mask | with_superpixels
+    yield " scribbles guide", {"scribbles": scribbles, "guide": guide}
+    yield " all", with_mask | with_superpixels | with_terms
 
 
 def cases(x: Tensor) -> Iterator[tuple[str, Callable[[], Results]]]:
@@ -60,19 +69,19 @@ def cases(x: Tensor) -> Iterator[tuple[str, Callable[[], Results]]]:
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     scale = torch.linspace(0.5, 1.5, x.shape[1], device=x.device, dtype=wide)
 
-    def autograd(given: dict[str, Tensor | int]) -> Results:
+    def autograd(given: Options) -> Results:
         leaf = x.detach().requires_grad_()
         output = ops.dynamic_loss(leaf, **given)  # type: ignore[arg-type]
         output.loss.sum().backward()
         assert leaf.grad is not None
         return {**output._asdict(), "loss": output.loss.detach(), "grad_x": leaf.grad}
 
-    def one_call(given: dict[str, Tensor | int], cooperative: bool) -> Results:
+    def one_call(given: Options, cooperative: bool) -> Results:
         with _cuda.cooperative_launches(cooperative):
             output, grad_x = ops.dynamic_loss_and_grad(x, **given)  # type: ignore[arg-type]
         return {**output._asdict(), "grad_x": grad_x}
 
-    def head(given: dict[str, Tensor | int]) -> Results:
+    def head(given: Options) -> Results:
         output, grads = ops.batch_norm_dynamic_loss_and_grad(x, scale, scale - 1, **given)  # type: ignore[arg-type]
         return {**output._asdict(), **grads._asdict()}
 

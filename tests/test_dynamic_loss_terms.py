@@ -150,16 +150,29 @@ class TestNothingMoreThanAsked:
     @each_format
     @pytest.mark.parametrize("masked", [False, True])
     def test_maps_without_a_label_change_no_bit(
-        self, way: Way, target: torch.device, channels_last: bool, masked: bool
+        self, way: Way, instruction_set: str, channels_last: bool, masked: bool
     ) -> None:
-        x = response_map((2, 20, 13, 37), channels_last=channels_last).to(target)
-        mask = holes(x.shape).to(target) if masked else None
-        none = torch.full((2, 13, 37), -1, device=target)
+        # Of the CPU kernels; those of CUDA with options are others than those without.
+        x = response_map((2, 20, 13, 37), channels_last=channels_last)
+        mask = holes(x.shape) if masked else None
+        none = torch.full((2, 13, 37), -1)
         for options in ({"scribbles": none}, {"guide": none}, {"scribbles": none, "guide": none}):
             actual = way(x, mask, **options)
             assert_same_bits(actual, way(x, mask))
             assert actual.output.scribble.eq(0).all()
             assert actual.output.guide.eq(0).all()
+
+    @each_way
+    @each_format
+    def test_maps_without_a_label_are_no_maps(
+        self, way: Way, target: torch.device, channels_last: bool, tolerances: Tolerances
+    ) -> None:
+        x = response_map((2, 20, 13, 37), channels_last=channels_last)
+        none = torch.full((2, 13, 37), -1, device=target)
+        actual = way(x.to(target), scribbles=none, guide=none)
+        assert_close(actual, true_result(x), tolerances[x.dtype])
+        assert actual.output.scribble.eq(0).all()
+        assert actual.output.guide.eq(0).all()
 
     @each_way
     @each_format

@@ -5,7 +5,8 @@
 // Never written to memory: the normalised map; its gradient, which is computed twice, once for the sums over channels
 // that batch norm's backward pass needs and once to be written: reading it again would take longer than computing it.
 // Bytes, for a map of n bytes: n read for the statistics, n for the labels, n for the sums, n read and n written for
-// the gradient. Where the map of all images fits into the L2 cache, three of the readings come out of that. Tie rule:
+// the gradient. Where the map of all images fits into the L2 cache, three of the readings come out of that. Besides,
+// what dynamic_loss.cu names, where all that is read with the gradient is read a second time, with the sums. Tie rule:
 // as there, among responses that are not rounded to the type of the map.
 
 #include "dynamicseg/batch_norm_dynamic_loss.h"

@@ -112,13 +112,17 @@ class PixelTerms {
       const Value scale = is_scribbled ? scales_[kScribble] : scales_[kSimilarity];
       const Value guide_scale = guided >= 0 ? scales_[kGuide] : Value(0);
       add_softmax(logsumexp, responses, scale + guide_scale, gradient);
-      const Value own = take_target(is_scribbled ? scribble : label, logsumexp, responses, scale, gradient);
+      Value own = 0, of_guide = 0;
+      take_targets(is_scribbled ? scribble : label, scale, own, guided, guide_scale, of_guide, logsumexp, responses,
+                   gradient);
       sums[kSimilarity] += is_scribbled ? Value(0) : own;
       sums[kScribble] += is_scribbled ? own : Value(0);
-      sums[kGuide] += take_target(guided, logsumexp, responses, guide_scale, gradient);
+      sums[kGuide] += of_guide;
     } else {
+      Value own = 0, of_guide = 0;
       add_softmax(logsumexp, responses, scales_[kSimilarity], gradient);
-      sums[kSimilarity] += take_target(label, logsumexp, responses, scales_[kSimilarity], gradient);
+      take_targets(label, scales_[kSimilarity], own, label, Value(0), of_guide, logsumexp, responses, gradient);
+      sums[kSimilarity] += own;
     }
   }
 
@@ -130,21 +134,24 @@ class PixelTerms {
     }
   }
 
-  // The other part of the gradient of the cross-entropy with a label, which it returns; 0 where the label, of which -1
-  // is none, is not of this pack.
-  __device__ __forceinline__ Value take_target(int label, Value logsumexp,
-                                               const Responses<Storage, kNormalised>& responses, Value scale,
+  // The other part of the gradient of the cross-entropies with two labels, of which -1 is none, and those themselves
+  // where the label is one of this pack. Of the same label both are taken at once, as its softmax was added at once:
+  // with one channel, nothing is left.
+  __device__ __forceinline__ void take_targets(int label, Value scale, Value& cross_entropy, int guided,
+                                               Value guide_scale, Value& of_guide, Value logsumexp,
+                                               const Responses<Storage, kNormalised>& responses,
                                                Value* gradient) const {
-    Value cross_entropy = 0;
-    if (label >= channel_ && label < channel_ + kElements) {
+    if (!is_of_pack(label) && !is_of_pack(guided)) return;
 #pragma unroll
-      for (int e = 0; e < kElements; ++e) {
-        if (channel_ + e != label) continue;
-        if constexpr (kGradient) gradient[e] -= scale;
-        cross_entropy = logsumexp - responses.of[e];
-      }
+    for (int e = 0; e < kElements; ++e) {
+      const bool is_label = channel_ + e == label, is_guided = channel_ + e == guided;
+      if (is_label) cross_entropy = logsumexp - responses.of[e];
+      if (is_guided) of_guide = logsumexp - responses.of[e];
+      if constexpr (kGradient) gradient[e] -= (is_label ? scale : Value(0)) + (is_guided ? guide_scale : Value(0));
     }
-    return cross_entropy;
+  }
+  __device__ __forceinline__ bool is_of_pack(int label) const {
+    return label >= channel_ && label < channel_ + kElements;
   }
 
   __device__ __forceinline__ void add_to_sums(const Value* x, const Value* gradient) {

@@ -21,6 +21,9 @@ template <class Storage, bool kNormalised>
 constexpr int kLabelBlocks = kNormalised || sizeof(Storage) == 8 ? 2 : 3;
 template <class Storage>
 constexpr int kMeasureBlocks = sizeof(Storage) == 8 ? 1 : 2;
+template <class Storage, Access kAccess, bool kOptions>
+constexpr int kCooperativeBlocks =
+    kAccess == Access::by_element || (kOptions && sizeof(Storage) == 2) ? 1 : kMeasureBlocks<Storage>;
 
 template <class Storage, Access kAccess, bool kNormalised>
 __global__ void __launch_bounds__(kThreads, kLabelBlocks<Storage, kNormalised>)
@@ -67,7 +70,7 @@ __global__ void __launch_bounds__(kThreads, kMeasureBlocks<Storage>)
 // All phases in one, a few images together; the blocks, which are on the device together, wait for one another between
 // the phases. Writes the gradient.
 template <class Storage, Access kAccess, bool kOptions>
-__global__ void __launch_bounds__(kThreads, kAccess == Access::by_element ? 1 : kMeasureBlocks<Storage>)
+__global__ void __launch_bounds__(kThreads, kCooperativeBlocks<Storage, kAccess, kOptions>)
     dynamic_loss_kernel(const __grid_constant__ DynamicLossParams p, const __grid_constant__ DynamicLossPlan plan,
                         std::int64_t images_together) {
   const auto grid = cooperative_groups::this_grid();

@@ -68,10 +68,10 @@ __device__ __forceinline__ void measure_tile(const DynamicLossParams& p, const D
   __shared__ SharedTile<Value, kOptions> tile;
   // Each thread's own; volatile, for the compiler would hold them in registers.
   __shared__ volatile double sums[kTerms<kOptions>][kThreads];
-  __syncthreads();                                    // those of an earlier tile have been read
-  const int term = static_cast<int>(thread) - kWarp;  // of the second warp; the first does the rest
-  if (kMeasure != Measure::sums && term >= 0 && term < kTerms<kOptions>) {
-    tile.scales[term] = scale_of_term<Value>(p, plan, image, term);
+  __syncthreads();                                      // those of an earlier tile have been read
+  const int scaled = static_cast<int>(thread) - kWarp;  // a term for each lane of the second warp
+  if (kMeasure != Measure::sums && scaled >= 0 && scaled < kTerms<kOptions>) {
+    tile.scales[scaled] = scale_of_term<Value>(p, plan, image, scaled);
   }
   if (thread == 0) {
     const std::int64_t begin = number / plan.across * plan.tile_rows, end = begin + plan.tile_rows;
@@ -107,13 +107,15 @@ __device__ __forceinline__ void measure_tile(const DynamicLossParams& p, const D
                                   plan.grad_sums + (tile.image * plan.tiles + tile.number) * 2 * channels);
     }
   }
-  if (kMeasure == Measure::batch_norm_gradient || p.loss == nullptr) return;
+  if constexpr (kMeasure != Measure::batch_norm_gradient) {
+    if (p.loss == nullptr) return;
 #pragma unroll
-  for (int term = 0; term < kTerms<kOptions>; ++term) {
-    const double sum = sum_of_block(sums[term][thread]);
-    if (thread == 0) plan.sums[(tile.image * plan.tiles + tile.number) * kAllTerms + term] = sum;
+    for (int term = 0; term < kTerms<kOptions>; ++term) {
+      const double sum = sum_of_block(sums[term][thread]);
+      if (thread == 0) plan.sums[(tile.image * plan.tiles + tile.number) * kAllTerms + term] = sum;
+    }
+    if (is_last_to_arrive(plan.measured + tile.image, plan.tiles)) write_loss<Value, kOptions>(p, plan, tile.image);
   }
-  if (is_last_to_arrive(plan.measured + tile.image, plan.tiles)) write_loss<Value, kOptions>(p, plan, tile.image);
 }
 
 }  // namespace dynamicseg
