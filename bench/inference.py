@@ -29,6 +29,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 
+from dynamicseg._words import counted
 from dynamicseg.bench.environment import environment
 from dynamicseg.bench.inference_forms import Form, forms, photos
 from dynamicseg.bench.published import in_one_line
@@ -245,8 +246,8 @@ def table(report: dict[str, Any]) -> Group:
     settings, machine, limit = report["settings"], report["environment"], report["limit"]
     height, width = settings["size"]
     head = (
-        f"Inference, {height} x {width} pixels, batch {settings['batch']}; {machine['cpu']}, {settings['threads']} "
-        f"threads; PyTorch {machine['torch']}"
+        f"Inference, {height} x {width} pixels, batch {settings['batch']}; {machine['cpu']}, "
+        f"{counted(settings['threads'], 'thread')}; PyTorch {machine['torch']}"
     )
     found = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
     found.add_column("form", overflow="fold")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dynamicseg._files import Refusal, one_line
 from dynamicseg._safetensors import opened_tensors, write_tensors
+from dynamicseg._words import counted
 from dynamicseg.inference.contract import METADATA_KEY
 from dynamicseg.io import as_image, unit_values
 from dynamicseg.model import SegmentationNetwork, network_with
@@ -80,7 +81,7 @@ class TrainedModel:
         pixels = as_image(image)
         if pixels.shape[2] != self.description.bands:
             raise ValueError(
-                f"the image has {pixels.shape[2]} bands, the model was trained on {self.description.bands}: "
+                f"the image has {counted(pixels.shape[2], 'band')}, the model was trained on {self.description.bands}: "
                 "pass an image like those that it was trained on"
             )
         with torch.inference_mode():

@@ -128,7 +128,7 @@ def import_av() -> Any:
     try:
         import av
     except ImportError as error:
-        raise ImportError(f"videos need PyAV ({error}): pip install av") from None
+        raise ImportError(f"videos need PyAV ({error}): pip install 'dynamicseg[video]'") from None
     return av
 
 

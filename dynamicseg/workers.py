@@ -22,6 +22,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dynamicseg._words import counted
 from dynamicseg.exit_status import TERMINATED
 from dynamicseg.inputs import InputImage
 from dynamicseg.segmentation import is_saved
@@ -90,7 +91,7 @@ class SegmentWork(Work):
         """Trains on the image, and saves its segmentation."""
 
         def on_step(record: StepRecord) -> None:
-            show(record["step"], f"{record['n_labels']} labels, loss {record['loss']:.3f}")
+            show(record["step"], f"{counted(record['n_labels'], 'label')}, loss {record['loss']:.3f}")
 
         show(0, "reading")
         result = self.segmenter.segment(image.path, channel_axis=self.channel_axis, on_step=on_step)
@@ -98,10 +99,8 @@ class SegmentWork(Work):
         show(steps, "saving")
         written = result.save(self.output, image.stem, self.formats)
         why = " (time is up)" if result.stopped == "time_budget" else ""
-        counted = f"{steps} step" if steps == 1 else f"{steps} steps"
-        return (
-            f"{image.path}: {result.n_labels} labels, {counted}{why}, {result.timings['total']:.1f} s -> {written[0]}"
-        )
+        found = f"{counted(result.n_labels, 'label')}, {counted(steps, 'step')}{why}"
+        return f"{image.path}: {found}, {result.timings['total']:.1f} s -> {written[0]}"
 
     def steps(self) -> int | None:
         """Training may end before."""

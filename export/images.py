@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynamicseg._files import one_line
+from dynamicseg._words import counted
 from dynamicseg.inputs import find_images
 from dynamicseg.io import read_image
 
@@ -58,12 +59,12 @@ def images_in(folder: Path, bands: int, size: tuple[int, int] | None) -> ImageSe
         path = found.images[index].path
         image = as_bytes(read_image(path))
         if image.shape[2] != bands:
-            text = (
-                f"has {image.shape[2]} bands, the model takes {bands}: name a folder of images like those of training"
-            )
+            text = f"has {counted(image.shape[2], 'band')}, the model takes {bands}: name a folder of such images"
             raise ValueError(one_line(path, text))
         images.append(_of_size(image, size))
-    return ImageSet(tuple(images), f"{len(images)} of {len(found.images)} images in the folder {folder.name}")
+    return ImageSet(
+        tuple(images), f"{len(images)} of {counted(len(found.images), 'image')} in the folder {folder.name}"
+    )
 
 
 def photos_at_hand(bands: int, size: tuple[int, int] | None) -> ImageSet:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import ctypes
 from typing import TYPE_CHECKING, Any
 
+from dynamicseg._words import counted
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -35,7 +37,7 @@ class Gpu:
         count = ctypes.c_int()
         self._do("cuDeviceGetCount", ctypes.byref(count))
         if index >= count.value:
-            raise ValueError(f"device cuda:{index}: there are only {count.value} GPUs, numbered from 0")
+            raise ValueError(f"device cuda:{index}: this machine has {counted(count.value, 'GPU')}, numbered from 0")
         device = ctypes.c_int()
         self._do("cuDeviceGet", ctypes.byref(device), ctypes.c_int(index))
         text = ctypes.create_string_buffer(_NAME_BYTES)

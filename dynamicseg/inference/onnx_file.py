@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from dynamicseg._files import Refusal, opened
+from dynamicseg._words import counted
 from dynamicseg.inference.contract import METADATA_KEY, ModelContract, read_contract
 from dynamicseg.inference.protobuf import BYTES, fields, nested, text, varints
 
@@ -85,7 +86,9 @@ def _look_into(content: bytes) -> OnnxFile:
     batch, height, width, bands = _shape(model.inputs, "image", _UINT8, 4)
     _shape(model.outputs, "labels", _INT32, 3)
     if bands is not None and bands != contract.bands:
-        raise Refusal(f"takes images of {bands} bands, but its description says {contract.bands}: export it again")
+        raise Refusal(
+            f"takes images of {counted(bands, 'band')}, but its description says {contract.bands}: export it again"
+        )
     if (height is None) != (width is None):
         raise Refusal("fixes only one of height and width: export it again, with --static or --dynamic")
     return OnnxFile(content, contract, (batch, height, width, bands), model.operators)
