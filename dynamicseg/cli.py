@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     # As Ctrl-C does, so that no half-written file stays when a job scheduler ends the run.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
-        status = app(args=None if arguments is None else list(arguments), standalone_mode=False)
+        status = app(args=None if arguments is None else list(arguments), prog_name="dynamicseg", standalone_mode=False)
     except _UsageError as error:
         status = wrong_call(usage_in_words(error))
     except Unusable as error:

@@ -148,5 +148,6 @@ def problem_in_words(problem: Any) -> str:
     field = str(problem["loc"][0])
     wanted = _WANTED.get(field) or problem["msg"].removeprefix("Input should be ")
     wanted = wanted.replace("greater than or equal to", "at least").replace("a valid integer", "a whole number")
+    wanted = wanted.replace("greater than", "more than")
     known = re.findall(r"'([^']+)'", wanted) if problem["type"] == "literal_error" else []
     return f"{field} wants {wanted}, not {problem['input']!r}{did_you_mean(problem['input'], known)}"

@@ -106,12 +106,12 @@ def test_nothing_to_train_on_leaves_no_file(run: Run, photos: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["photos"], "Missing option '-o'"),
+        (["photos"], "missing option '-o'"),
         (["photos", "-o", "m.pt"], "m.pt: models are saved as safetensors; end the name in .safetensors"),
-        (["photos", "-o", "m.safetensors", "--steps", "0"], "steps wants"),
-        (["photos", "-o", "m.safetensors", "--stride", "3"], "stride wants 1, 2 or 4, not 3"),
-        (["photos", "-o", "m.safetensors", "--order", "norm"], "order wants 'relu_norm' or 'norm_relu', not 'norm'"),
-        (["photos", "-o", "m.safetensors", "--device", "cuda:99"], "device cuda:99"),
+        (["photos", "-o", "m.safetensors", "--steps", "0"], "--steps wants"),
+        (["photos", "-o", "m.safetensors", "--stride", "3"], "--stride wants 1, 2 or 4, not 3"),
+        (["photos", "-o", "m.safetensors", "--order", "norm"], "--order wants 'relu_norm' or 'norm_relu', not 'norm'"),
+        (["photos", "-o", "m.safetensors", "--device", "cuda:99"], "--device cuda:99"),
         (["photos", "-o", "photos/0.png/m.safetensors"], "photos/0.png: is no folder that can be written to"),
     ],
 )
@@ -161,7 +161,7 @@ def test_without_matplotlib_there_is_one_line_and_no_curve(
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     done = run("photos", "-o", "m.safetensors", "--steps", 2, "-v", *QUICK)
     assert done.returncode == 0, done.stderr
-    assert "no curve was drawn: that needs matplotlib (pip install matplotlib)" in done.stderr
+    assert "no curve was drawn: that needs matplotlib (pip install 'dynamicseg[plot]')" in done.stderr
     assert files_in(photos) == FILES[:2]
 
 

@@ -42,7 +42,7 @@ def test_none_leaves_a_field_to_the_preset() -> None:
         ({"min_labels": -1}, "min_labels wants at least 1, not -1"),
         ({"stop_labels": 0}, "stop_labels wants at least 1, not 0"),
         ({"max_labels": 0}, "max_labels wants at least 1, not 0"),
-        ({"min_labels": 3, "max_labels": 2}, "min_labels wants at most max_labels, 2, not 3"),
+        ({"min_labels": 3, "max_labels": 2}, r"min_labels wants at most max_labels (2), not 3"),
         ({"min_labels": 3, "channels": "8"}, "channels wants a whole number, not '8'"),
         ({"regions": "consensus"}, "regions 'consensus' are put together from superpixels: choose a superpixel_scale"),
         ({"weighting": "fcs"}, "weighting wants 'fsf', 'scf' or 'fixed', not 'fcs'"),
@@ -69,7 +69,7 @@ def test_all_wrong_values_are_named_at_once() -> None:
 
 
 def test_an_unknown_preset_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="preset 'papre': choose fast, quality or paper, did you mean paper"):
+    with pytest.raises(ValueError, match="preset 'papre': choose fast, quality or paper; did you mean paper"):
         configure("papre")
 
 

@@ -352,7 +352,7 @@ def test_a_gpu_says_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda _: FakeDriver())
     gpu = cuda_driver.Gpu()
     assert (gpu.name, gpu.compute_capability) == ("NVIDIA Test", "8.9")
-    with pytest.raises(ValueError, match="device cuda:3: there are only 1 GPUs"):
+    with pytest.raises(ValueError, match="device cuda:3: this machine has 1 GPU, numbered from 0"):
         cuda_driver.Gpu(3)
     with pytest.raises(MemoryError, match=r"NVIDIA Test has no 1000 bytes left \(.* out of memory \(2\)\)"):
         gpu.allocate(1000)
