@@ -138,7 +138,7 @@ def test_an_interrupted_training_is_carried_on_to_the_same_model(run: Run, photo
     assert files_in(photos) == ["m_checkpoint.safetensors"]
     other = run(*arguments, "-o", "m.safetensors", "--resume", "--batch-size", 3)
     assert other.returncode == 1
-    assert "m_checkpoint.safetensors: was made with batch_size 2, not 3" in other.stderr
+    assert "m_checkpoint.safetensors: was made with --batch-size 2, not 3" in other.stderr
     resumed = run(*arguments, "-o", "m.safetensors", "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert "step 50" not in resumed.stderr
