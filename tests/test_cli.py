@@ -135,7 +135,7 @@ def test_a_stack_of_bands_is_an_image_when_the_axis_is_named(tmp_path: Path) -> 
         (["segment", "x.png", "-o", "out", "--time-budget", "0"], "--time-budget wants more than 0"),
         (["segment", "x.png", "-o", "out", "--max-side", "1"], "--max-side wants at least 2"),
         (["segment", "x.png", "-o", "out", "--n-labels", "0"], "--n-labels wants a whole number, at least 1, not 0"),
-        (["segment", "x.png", "-o", "out", "--n-labels", "3", "--min-labels", "2"], "n_labels is exact"),
+        (["segment", "x.png", "-o", "out", "--n-labels", "3", "--min-labels", "2"], "--n-labels is exact"),
         (["segment", "x.png", "-o", "out", "--min-labels", "3", "--max-labels", "2"], "--min-labels wants at most"),
         (["segment", "x.png", "-o", "out", "--max-labels", "some"], "--max-labels"),
         (["segment", "x.png", "-o", "out", "--jobs", "0"], "--jobs"),

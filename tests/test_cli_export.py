@@ -39,7 +39,7 @@ def test_a_model_is_exported(model: str, tmp_path: Path, capsys: pytest.CaptureF
 WRONG = [
     (["--to", "tensort", "-o", "m.onnx"], "did you mean tensorrt?"),
     (["-o", "m.engine"], "choose --to tensorrt or --to tensorrt-rtx"),
-    (["-o", "m.onnx", "--refit"], "ONNX takes no --refit; only tensorrt and tensorrt-rtx do"),
+    (["-o", "m.onnx", "--refit"], "ONNX takes no refit; only tensorrt and tensorrt-rtx do"),
     (["-o", "m.onnx", "--static", "--size", "321"], "--size 321: wants HEIGHTxWIDTH"),
     (["-o", "m.onnx", "--precision", "int8"], "--precision int8 --calibration DIR"),
     (["-o", "m.onnx", "--opset", "seventeen"], "--opset wants a whole number"),

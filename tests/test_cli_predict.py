@@ -95,7 +95,7 @@ def test_bad_inputs_are_named_and_the_others_are_finished(folder: Path) -> None:
     lines = done.stderr.splitlines()
     bad = {
         "no.png": "no such file or folder",
-        "in/grey.png": "the image has 1 bands, the model was trained on 3",
+        "in/grey.png": "the image has 1 band, the model was trained on 3",
         "in/text.jpg": "is not an image that can be read",
         "in/text.mp4": "cannot be decoded, it is damaged or cut short",
     }

@@ -111,7 +111,7 @@ class TestTelling:
 
     def test_a_terminal_shows_what_goes_on_and_the_time_left(self, monkeypatch: pytest.MonkeyPatch) -> None:
         screen = io.StringIO()
-        options = {"file": screen, "force_terminal": True, "width": 100}
+        options: dict[str, Any] = {"file": screen, "force_terminal": True, "width": 100}
         monkeypatch.setattr(cli_report, "Console", lambda **_: Console(**options))
         with cli_report.telling() as tell:
             tell("making the graph")

@@ -33,7 +33,7 @@ def test_none_leaves_a_field_to_the_preset() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"mu": 0.0}, "mu wants greater than 0, not 0.0"),
+        ({"mu": 0.0}, "mu wants more than 0, not 0.0"),
         ({"mu": float("nan")}, "mu wants"),
         ({"mu": float("inf")}, "mu wants"),
         ({"max_steps": 0}, "max_steps wants at least 1, not 0"),
@@ -48,7 +48,7 @@ def test_none_leaves_a_field_to_the_preset() -> None:
         ({"weighting": "fcs"}, "weighting wants 'fsf', 'scf' or 'fixed', not 'fcs'"),
         ({"device": "gpu"}, "device wants auto, cpu, cuda or cuda:N, not 'gpu'"),
         ({"precision": "float16"}, "precision wants 'auto', 'float32' or 'bfloat16', not 'float16'"),
-        ({"time_budget": 0.0}, "time_budget wants greater than 0, not 0.0"),
+        ({"time_budget": 0.0}, "time_budget wants more than 0, not 0.0"),
         ({"time_budget": float("inf")}, "time_budget wants"),
         ({"time_budget": "soon"}, "time_budget wants a valid number, not 'soon'"),
         ({"max_side": 1}, "max_side wants at least 2, not 1"),

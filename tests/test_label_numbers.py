@@ -24,7 +24,7 @@ def changed(labels: np.ndarray, grey: int = 128) -> np.ndarray:
     assert (picture == grey).all()
     assert drawn.shape == picture.shape
     assert drawn.dtype == np.uint8
-    return (drawn != grey).any(axis=2)
+    return np.asarray((drawn != grey).any(axis=2))
 
 
 def test_a_number_stands_in_its_region() -> None:

@@ -272,7 +272,9 @@ def test_options_of_the_cpu_are_refused(here: Callable[..., None], tmp_path: Pat
 
 def test_without_tensorrt_it_is_said_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(ImportError, match=r"engines of this kind need TensorRT .*: pip install tensorrt"):
+    with pytest.raises(
+        ImportError, match=r"engines of this kind need TensorRT .*: pip install 'dynamicseg\[tensorrt\]'"
+    ):
         load(save(tmp_path / "m.engine"))
 
 
