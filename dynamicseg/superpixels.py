@@ -33,7 +33,7 @@ def felzenszwalb_superpixels(
     Returns:
         ``[H, W]`` numbers from 0 without gaps.
     """
-    (superpixels,) = felzenszwalb(values, [Scale(scale, min_size)], sigma=sigma)
+    superpixels: NDArray[np.int64] = felzenszwalb(values, [Scale(scale, min_size)], sigma=sigma)[0]
     return superpixels
 
 
