@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_models
 import pytest
 import tifffile
 import torch
@@ -12,7 +13,8 @@ from export_models import a_model, photo, photo_folder
 from dynamicseg.export import export, graph
 from dynamicseg.export.folding import convolutions_of, folded
 from dynamicseg.export.images import MAX_IMAGES, as_bytes, images_in, photos_at_hand
-from dynamicseg.export.parity import TooLittleAgreement, agreement
+from dynamicseg.export.onnx import check
+from dynamicseg.export.parity import TooLittleAgreement, agreement, onnx_labels
 from dynamicseg.io import write_image
 from dynamicseg.model import SegmentationNetwork
 
@@ -105,3 +107,37 @@ def test_images_of_many_bands_are_compared_too(tmp_path: Path) -> None:
     assert exported.agreement is not None
     assert exported.agreement > 0.999
     assert exported.metadata["export"]["images"]["count"] == 1
+
+
+def test_what_onnx_runtime_cannot_run_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = graph.onnx_model
+
+    def too_new(*args: Any, **options: Any) -> Any:
+        result = made(*args, **options)
+        result.opset_import[0].version = 999
+        return result
+
+    monkeypatch.setattr(graph, "onnx_model", too_new)
+    with pytest.raises(ValueError, match="^ONNX Runtime cannot run the graph .*: no file was written") as caught:
+        export(a_model(), tmp_path / "m.onnx", images=photo_folder(tmp_path / "photos"))
+    assert len(str(caught.value).splitlines()) == 1
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_a_failure_of_onnx_runtime_in_a_run_is_one_line() -> None:
+    labels = onnx_labels(onnx_models.model(size=(9, 11)).SerializeToString())
+    with pytest.raises(ValueError, match="^ONNX Runtime cannot run the graph") as caught:
+        labels(photo())
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_graph_that_breaks_the_rules_of_onnx_is_one_line() -> None:
+    broken = onnx_models.model()
+    broken.graph.node[0].ClearField("op_type")
+    with pytest.raises(ValueError, match="^the graph that was made breaks the rules of ONNX") as caught:
+        check(broken)
+    other_type = onnx_models.model()
+    other_type.graph.output[0].type.tensor_type.elem_type = 1
+    with pytest.raises(ValueError, match="^the graph that was made breaks the rules of ONNX"):
+        check(other_type)
+    assert len(str(caught.value).splitlines()) == 1

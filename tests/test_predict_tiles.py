@@ -130,7 +130,7 @@ def test_tiles_that_are_none(tile: Any, error: type[Exception], words: str, exac
 
 
 def test_a_fixed_view_is_not_filled(tmp_path: Path) -> None:
-    predictor = load(onnx_models.save(tmp_path / "m.onnx", size=(24, 32), receptive_field=None))
+    predictor = load(onnx_models.save(tmp_path / "m.onnx", size=(24, 32), coordinates=True))
     assert predictor.predict(IMAGE[:24, :32]).tile is None
     for image in (IMAGE[:20, :32], IMAGE):
         with pytest.raises(ValueError, match="the model takes 32x24 of the whole view: make the image so large"):

@@ -92,7 +92,7 @@ class OnnxModel:
         try:
             (labels,) = self._session.run(["labels"], {"image": np.ascontiguousarray(images)})
         except Exception as error:
-            text = _reason(error)
+            text = failure_of(error)
             if "alloc" in text.lower():
                 height, width = images.shape[1:3]
                 raise MemoryError(f"{width}x{height} pixels do not fit into memory: choose a smaller tile") from None
@@ -126,7 +126,7 @@ def _started(
             session = runtime.InferenceSession(file.content, options, providers=[provider], enable_fallback=0)
         except Exception as error:  # ONNX Runtime has no common class for its errors
             if name == wanted[-1]:
-                text = f"cannot be run by ONNX Runtime {runtime.__version__} on {name}: {_reason(error)}"
+                text = f"cannot be run by ONNX Runtime {runtime.__version__} on {name}: {failure_of(error)}"
                 raise ValueError(one_line(path, text)) from None
             continue
         if PROVIDERS[name] in session.get_providers():
@@ -167,7 +167,7 @@ def _unusable(name: str, version: str | None, built_in: Sequence[str] | None = N
     return f"provider {name} is not in this ONNX Runtime{has}: {_INSTALLED_BY[name]}, or choose another"
 
 
-def _reason(error: Exception) -> str:
-    """ONNX Runtime's message in one line, not too long."""
+def failure_of(error: Exception) -> str:
+    """ONNX Runtime's own message in one line, not too long."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text.replace("[ONNXRuntimeError] : ", "")[:300]
