@@ -118,7 +118,7 @@ def test_what_onnx_runtime_cannot_run_is_one_line(tmp_path: Path, monkeypatch: p
         return result
 
     monkeypatch.setattr(graph, "onnx_model", too_new)
-    with pytest.raises(ValueError, match="^ONNX Runtime cannot run the graph .*: no file was written") as caught:
+    with pytest.raises(ValueError, match=r"^ONNX Runtime cannot run the graph .*: no file was written") as caught:
         export(a_model(), tmp_path / "m.onnx", images=photo_folder(tmp_path / "photos"))
     assert len(str(caught.value).splitlines()) == 1
     assert not (tmp_path / "m.onnx").exists()
@@ -126,7 +126,7 @@ def test_what_onnx_runtime_cannot_run_is_one_line(tmp_path: Path, monkeypatch: p
 
 def test_a_failure_of_onnx_runtime_in_a_run_is_one_line() -> None:
     labels = onnx_labels(onnx_models.model(size=(9, 11)).SerializeToString())
-    with pytest.raises(ValueError, match="^ONNX Runtime cannot run the graph") as caught:
+    with pytest.raises(ValueError, match=r"^ONNX Runtime cannot run the graph") as caught:
         labels(photo())
     assert len(str(caught.value).splitlines()) == 1
 
@@ -134,10 +134,10 @@ def test_a_failure_of_onnx_runtime_in_a_run_is_one_line() -> None:
 def test_a_graph_that_breaks_the_rules_of_onnx_is_one_line() -> None:
     broken = onnx_models.model()
     broken.graph.node[0].ClearField("op_type")
-    with pytest.raises(ValueError, match="^the graph that was made breaks the rules of ONNX") as caught:
+    with pytest.raises(ValueError, match=r"^the graph that was made breaks the rules of ONNX") as caught:
         check(broken)
     other_type = onnx_models.model()
     other_type.graph.output[0].type.tensor_type.elem_type = 1
-    with pytest.raises(ValueError, match="^the graph that was made breaks the rules of ONNX"):
+    with pytest.raises(ValueError, match=r"^the graph that was made breaks the rules of ONNX"):
         check(other_type)
     assert len(str(caught.value).splitlines()) == 1

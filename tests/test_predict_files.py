@@ -199,7 +199,10 @@ ONE = {"zero": np.int64(0), "one": np.int64(1)}
         (with_nodes(node("Expand", "n", "n"), n=np.array([SIDE, SIDE])), "Expand"),
         (with_nodes(helper.make_node("Cast", ["image"], ["n"], to=TensorProto.STRING)), "Cast"),
         (with_nodes(node("Shape", "image", to="n"), node("Expand", "w", "n"), w=np.ones((64, 1, 1, 1, 1))), "Expand"),
-        (with_nodes(*ROWS, node("Concat", "size", "size", to="n", axis=0), node("Expand", "one", "n"), **ONE), "Expand"),
+        (
+            with_nodes(*ROWS, node("Concat", "size", "size", to="n", axis=0), node("Expand", "one", "n"), **ONE),
+            "Expand",
+        ),
         (
             with_nodes(
                 *NUMBERS,

@@ -98,7 +98,7 @@ def refusal(content: bytes, folder: Path) -> str:
     path.write_bytes(content)
     progress = loop.begin(CONFIG, BANDS)
     before = numbers_of(progress)
-    with pytest.raises(ValueError, match="start anew, without --resume, or delete it$") as caught:
+    with pytest.raises(ValueError, match=r"start anew, without --resume, or delete it$") as caught:
         load_checkpoint(path, progress, CONFIG, "images")
     assert numbers_of(progress) == before
     text = str(caught.value)
@@ -172,9 +172,7 @@ def test_tensors_that_do_not_fit_are_named(change: Any, words: str, content: byt
         ({"seconds": -1.0}, "is no checkpoint of a training, or is damaged"),
     ],
 )
-def test_a_state_that_does_not_fit_is_said(
-    changes: dict[str, Any], words: str, content: bytes, tmp_path: Path
-) -> None:
+def test_a_state_that_does_not_fit_is_said(changes: dict[str, Any], words: str, content: bytes, tmp_path: Path) -> None:
     assert words in refusal(with_state(content, **changes), tmp_path)
 
 

@@ -6,6 +6,9 @@ https://docs.nvidia.com/cuda/cuda-driver-api/
 from __future__ import annotations
 
 import ctypes
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -42,18 +45,25 @@ class Gpu:
         self._do("cuDeviceGetName", text, ctypes.c_int(_NAME_BYTES), device)
         self.name = text.value.decode(errors="replace")
         self.compute_capability = f"{self._attribute(_MAJOR, device)}.{self._attribute(_MINOR, device)}"
-        context = ctypes.c_void_p()
+        context, stream = ctypes.c_void_p(), ctypes.c_void_p()
         self._do("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
-        self._context = context
+        self._context, self._stream = context, stream
+        # Also if something fails from here on. What uses the GPU keeps this object for as long as it does.
+        weakref.finalize(self, _give_back, self._driver, device, context, stream)
         self.use()
-        stream = ctypes.c_void_p()
         self._do("cuStreamCreate", ctypes.byref(stream), ctypes.c_uint(_NON_BLOCKING))
-        self._stream = stream
         self.stream = int(stream.value or 0)
 
     def use(self) -> None:
         """Makes this GPU the one that the calling thread works on."""
         self._do("cuCtxSetCurrent", self._context)
+
+    def free_memory(self) -> int:
+        """Bytes that nobody has, on this GPU."""
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        with self._used_here():
+            self._do("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
+        return free.value
 
     def allocate(self, nbytes: int) -> int:
         """The address of so many bytes; MemoryError if there are not so many."""
@@ -65,8 +75,9 @@ class Gpu:
         return address.value
 
     def free(self, address: int) -> None:
-        """Gives back what ``allocate`` gave."""
-        self._do("cuMemFree_v2", ctypes.c_uint64(address))
+        """Gives back what ``allocate`` gave, from any thread."""
+        with self._used_here():
+            self._do("cuMemFree_v2", ctypes.c_uint64(address))
 
     def copy_in(self, address: int, array: NDArray[Any]) -> None:
         """From a contiguous array, in the order of the stream."""
@@ -82,6 +93,15 @@ class Gpu:
         """Until all that was handed to the stream is done."""
         self._do("cuStreamSynchronize", self._stream)
 
+    @contextmanager
+    def _used_here(self) -> Iterator[None]:
+        """As ``use``, and then as it was: other libraries may be at work on another GPU in this thread."""
+        self._do("cuCtxPushCurrent_v2", self._context)
+        try:
+            yield
+        finally:
+            self._do("cuCtxPopCurrent_v2", ctypes.byref(ctypes.c_void_p()))
+
     def _attribute(self, which: int, device: ctypes.c_int) -> int:
         value = ctypes.c_int()
         self._do("cuDeviceGetAttribute", ctypes.byref(value), ctypes.c_int(which), device)
@@ -94,6 +114,15 @@ class Gpu:
             self._driver.cuGetErrorString(ctypes.c_int(status), ctypes.byref(text))
             reason = (text.value or b"unknown").decode(errors="replace")
             raise ValueError(f"the CUDA driver refuses {function}: {reason} ({status})")
+
+
+def _give_back(driver: Any, device: ctypes.c_int, context: ctypes.c_void_p, stream: ctypes.c_void_p) -> None:
+    # What these say is of no use any more: after an error on the GPU, all of them fail.
+    if stream.value:
+        driver.cuCtxPushCurrent_v2(context)
+        driver.cuStreamDestroy_v2(stream)
+        driver.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+    driver.cuDevicePrimaryCtxRelease_v2(device)
 
 
 def _driver() -> Any:
