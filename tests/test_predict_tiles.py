@@ -124,7 +124,12 @@ def test_the_memory_is_that_of_the_device_that_predicts(tmp_path: Path, monkeypa
     a_model().save(tmp_path / "m.safetensors")
     predictor = load(tmp_path / "m.safetensors", device="cpu")
     asked: list[torch.device] = []
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (asked.append(device), 5000)[::-1])
+
+    def mem_get_info(device: torch.device) -> tuple[int, int]:
+        asked.append(device)
+        return 5000, 10**6
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", mem_get_info)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 700)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 300)
     monkeypatch.setattr(training_memory, "available_memory", lambda: 10**12)

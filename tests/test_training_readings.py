@@ -12,6 +12,7 @@ from test_training import SMALL, halves
 
 from dynamicseg import ops
 from dynamicseg.training import configure_training, loop
+from dynamicseg.training.images import ImageSet
 from dynamicseg.training.train import train_on, usable
 
 CONFIG = usable(configure_training(**{**SMALL, "superpixel_scale": 20.0, "held_out": 0.0}))
@@ -104,7 +105,7 @@ def test_no_step_reads_what_the_device_computed(monkeypatch: pytest.MonkeyPatch)
 
         monkeypatch.setattr(torch.Tensor, name, counted)
     progress = loop.begin(CONFIG, 3)
-    images = loop.ImageSet(halves())
+    images = ImageSet(halves())
     loop.run(progress, images, range(6), [], CONFIG)
     assert read == {"tolist": 3}  # of 5, 5 and 2 steps
     assert len(counts) == 12
