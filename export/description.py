@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError
 
 from dynamicseg._files import Refusal, one_line
 from dynamicseg.export.formats import INPUT, OUTPUT
@@ -74,7 +73,7 @@ def read_exported(path: Path) -> tuple[onnx.ModelProto, ModelDescription, dict[s
     content = read_onnx(path).content
     try:
         graph = onnx.ModelProto.FromString(content)
-    except DecodeError:
+    except Exception:  # of protobuf, whose classes have no types
         raise ValueError(one_line(path, "is no ONNX file, or it is damaged: copy it again")) from None
     try:
         description, exported = _checked(graph)
