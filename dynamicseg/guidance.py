@@ -87,6 +87,9 @@ class Guidance:
         )
 
 
+NO_GUIDANCE = Guidance()
+
+
 def read_guidance(
     shape: tuple[int, int],
     *,
