@@ -47,6 +47,11 @@ def height_and_width(size: str) -> tuple[int, int]:
     return height, width
 
 
+def label_floor_named(text: str | None) -> Any:
+    """What ``--label-floor`` means; what is neither a number nor ``auto`` is refused by ``config.configure``."""
+    return int(text) if text is not None and text.isdecimal() else text
+
+
 def report(
     run: Callable[[Callable[[str], None]], dict[str, Any]],
     table: Callable[[dict[str, Any]], Any],

@@ -165,9 +165,7 @@ class GpuTrainer:
         deadline: float | None = None,
     ) -> Trained:
         """As ``trainer.train_on_image``, but steps are told in groups, a little late."""
-        return self.train_together(
-            [image], [on_step], terms=[terms], deadline=deadline
-        )[0]
+        return self.train_together([image], [on_step], terms=[terms], deadline=deadline)[0]
 
     def train_together(
         self,

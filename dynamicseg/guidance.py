@@ -16,13 +16,10 @@ from dynamicseg._files import one_line
 from dynamicseg.io import read_label_map
 from dynamicseg.partition import partition
 from dynamicseg.resizing import nearest, resized_labels
-from dynamicseg.terms import NO_LABEL
+from dynamicseg.terms import DEFAULT_SCRIBBLE_NONE, NO_LABEL
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-DEFAULT_SCRIBBLE_NONE = 255
-"""What stands for "nothing was drawn here" in a scribble image."""
 
 _HIGHEST_LABEL = 65535  # so that 16 bits hold any label that is drawn
 

@@ -24,8 +24,8 @@ from dynamicseg.terms import NO_LABEL
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Tuned on BSDS500 train, with one stroke for each segment and with strokes for half of them; twice as much of any scores
-# alike.
+# Tuned on BSDS500 train, with one stroke for each segment and with strokes for half of them; twice as much of any
+# scores alike.
 _PER_DIFFERENCE = 0.3  # of colours, black and white being 100 apart
 _GRADIENT_WEIGHT = 5.0
 _PER_DISAGREEMENT = 8.0
@@ -106,7 +106,7 @@ def grown_labels(
 def _resemblance(
     means: NDArray[np.float64], areas: NDArray[np.float64], seeds: NDArray[np.int64], labels: int
 ) -> NDArray[np.float64]:
-    """``[leaves, labels]``: how much a superpixel is like those with strokes; the sum is near 1 if like any, else less."""
+    """``[leaves, labels]``: how much a superpixel is like those with strokes; in sum near 1 if like any, else less."""
     result = np.zeros((len(means), labels))
     for seed in np.flatnonzero(seeds >= 0):  # one by one: strokes may cover thousands
         distances = np.square(means - means[seed]).sum(axis=1)
@@ -125,9 +125,7 @@ def _conductances(
     borders = borders_of(superpixels, colours, leaves)
     first, second = borders.first, borders.second
     gradients = borders.gradients / borders.lengths
-    differences = np.sqrt(
-        np.square(means[first] - means[second]).sum(axis=1) + _GRADIENT_WEIGHT * np.square(gradients)
-    )
+    differences = np.sqrt(np.square(means[first] - means[second]).sum(axis=1) + _GRADIENT_WEIGHT * np.square(gradients))
     disagreements = np.zeros(len(first))
     for view in views:
         region = _most_frequent(view, superpixels, leaves)
@@ -139,7 +137,7 @@ def _conductances(
 
 
 def _most_frequent(view: NDArray[np.int64], superpixels: NDArray[np.int64], leaves: int) -> NDArray[np.int64]:
-    """The region of ``view`` that most pixels of each superpixel lie in; of equally many the one with the last number."""
+    """The region of ``view`` that most pixels of each superpixel lie in; of equally many the last one."""
     valid = superpixels >= 0
     regions = int(view.max()) + 1
     pairs, counts = np.unique(superpixels[valid] * regions + view[valid], return_counts=True)

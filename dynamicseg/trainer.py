@@ -113,9 +113,7 @@ def check_finite(record: StepRecord, image: Tensor) -> None:
         )
 
 
-def _stopped(
-    history: list[StepRecord], config: SegmenterConfig, terms: ImageTerms, clock: StepClock
-) -> Stopped | None:
+def _stopped(history: list[StepRecord], config: SegmenterConfig, terms: ImageTerms, clock: StepClock) -> Stopped | None:
     if history[-1]["n_labels"] <= max(config.stop_labels, terms.least_labels):
         return "few_labels"
     if len(history) >= config.max_steps:
