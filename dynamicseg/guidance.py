@@ -77,7 +77,7 @@ class Guidance:
             guide = np.where((guide < 0) | (guide >= channels - len(self.drawn)), NO_LABEL, guide + len(self.drawn))
         return Guidance(
             self.drawn,
-            None if self.scribbles is None else _reduced_scribbles(self.scribbles, size),
+            None if self.scribbles is None else reduced_scribbles(self.scribbles, size),
             guide,
             None if self.mask is None else _reduced_mask(self.mask, size),
             self.files,
@@ -122,7 +122,8 @@ def filled(values: NDArray[Any], mask: NDArray[np.bool_] | None) -> NDArray[Any]
     if mask is None or mask.all():
         return values
     rows, columns = distance_transform_edt(~mask, return_distances=False, return_indices=True)
-    return values[rows, columns]
+    result: NDArray[Any] = values[rows, columns]
+    return result
 
 
 # ---- scribbles, guide, mask, each with what it wants -----------------------------------------------------------------
@@ -189,7 +190,9 @@ def _as_mask(value: object, shape: tuple[int, int]) -> NDArray[np.bool_]:
     return mask
 
 
-def _check_size(subject: object, numbers: NDArray[Any], shape: tuple[int, int], what_to_do: str) -> None:
+def _check_size(
+    subject: str | os.PathLike[str], numbers: NDArray[Any], shape: tuple[int, int], what_to_do: str
+) -> None:
     if numbers.shape != shape:
         (height, width), (wanted_height, wanted_width) = numbers.shape, shape
         text = f"is {width}x{height} pixels, the image {wanted_width}x{wanted_height}: {what_to_do}"
@@ -230,8 +233,11 @@ def _label_map(name: str, value: object, none_of_picture: int | None) -> tuple[A
     return name, array.astype(np.int64), None
 
 
-def _reduced_scribbles(scribbles: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.int64]:
-    """Where several labels fall on one pixel, the one that has the fewest keeps it."""
+def reduced_scribbles(scribbles: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.int64]:
+    """Scribbles ``[H, W]`` at a smaller size; where labels fall on one pixel, the one that has the fewest stays.
+
+    No stroke is lost, however thin.
+    """
     if scribbles.shape == size:
         return scribbles
     rows, columns = np.nonzero(scribbles >= 0)

@@ -104,7 +104,7 @@ def counted_labels(
 def _nearest_drawn(
     flat: NDArray[np.int64], own: NDArray[np.bool_], drawn: int, features: PixelFeatures
 ) -> NDArray[np.int64]:
-    """For each pixel with a label of its own, the label drawn whose mean features are the nearest to those of its own."""
+    """For each pixel of ``own``, the label drawn whose mean features are the nearest to those of its own label."""
     valid = np.flatnonzero(flat >= 0)
     found = partition(flat[valid])
     means = features.at(valid).means(found.part)

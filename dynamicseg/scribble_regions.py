@@ -111,7 +111,8 @@ def _resemblance(
     for seed in np.flatnonzero(seeds >= 0):  # one by one: strokes may cover thousands
         distances = np.square(means - means[seed]).sum(axis=1)
         result[:, seeds[seed]] += np.sqrt(areas[seed]) * np.exp(-distances / (2 * _COLOUR_SIGMA**2))
-    return result / (result.sum(axis=1, keepdims=True) + 1e-3)
+    result /= result.sum(axis=1, keepdims=True) + 1e-3
+    return result
 
 
 def _conductances(

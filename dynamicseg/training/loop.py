@@ -209,6 +209,7 @@ def _loss(
     device = torch.device(config.device)
     planes = batch.planes.to(device).contiguous(memory_format=torch.channels_last)
     superpixels = None if batch.superpixels is None else batch.superpixels.to(device)
+    scribbles = None if batch.scribbles is None else batch.scribbles.to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16", cache_enabled=False):
         features = network.before_last_norm(planes)
     norm = network.last_norm
@@ -219,6 +220,7 @@ def _loss(
         weighting=config.weighting,
         mu=config.mu,
         superpixels=superpixels,
+        scribbles=scribbles,
         eps=norm.eps,
     )
     return output, lambda: features.backward(grads.grad_z)
