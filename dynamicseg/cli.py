@@ -12,9 +12,10 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from dynamicseg.cli_bench import bench_app
-from dynamicseg.cli_common import DATASETS, Unusable, label_floor_named, loading, names, report, wrong_call
+from dynamicseg.cli_common import DATASETS, Unusable, label_floor_named, loading, names, usage_in_words, wrong_call
 from dynamicseg.cli_export import export_command
 from dynamicseg.cli_predict import predict_command
+from dynamicseg.cli_report import Verbose, report
 from dynamicseg.cli_train import train_command
 from dynamicseg.exit_status import DONE, INTERRUPTED, TERMINATED
 from dynamicseg.terms import DEFAULT_SCRIBBLE_NONE
@@ -41,9 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     # As Ctrl-C does, so that no half-written file stays when a job scheduler ends the run.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
-        status = app(args=None if arguments is None else list(arguments), standalone_mode=False)
+        status = app(args=None if arguments is None else list(arguments), prog_name="dynamicseg", standalone_mode=False)
     except _UsageError as error:
-        status = wrong_call(error.format_message())
+        status = wrong_call(usage_in_words(error))
     except Unusable as error:
         status = wrong_call(str(error))
     except typer.Abort:
@@ -308,6 +309,7 @@ def evaluate_command(
         str | None, typer.Option(metavar="nearest", help="Make sizes fit. (default: another size is an error)")
     ] = None,
     json_path: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON.")] = None,
+    verbose: Verbose = False,
 ) -> int:
     """Score label maps against a data set."""
     with loading():
@@ -326,6 +328,7 @@ def evaluate_command(
         ),
         evaluate.table,
         json_path,
+        verbose=verbose,
     )
 
 

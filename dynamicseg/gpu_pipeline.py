@@ -32,7 +32,7 @@ _TOGETHER = 8
 _UNDER_WAY = 2 * _TOGETHER
 """Images beside those that processes are at: one group on the GPU, and the next."""
 _WAITING_PIXELS = 32_000_000
-"""Of images that are at no process, at 100 bytes each; above it no other image is begun."""
+"""Of images that are at no process, at some 50 bytes each; above it no other image is begun."""
 
 
 def in_stages(images: Iterable[InputImage], work: SegmentWork, show: ShowImage) -> Generator[Outcome, None, None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -55,7 +55,8 @@ class Grouping:
             self.superpixels = superpixels
         if config.regions == "consensus" and self.superpixels is not None:
             self._tree = merge_neighbours(self.superpixels, self.colours)
-            self._others = coarser_segmentations(values, self.colours)
+            # In few bytes, for beside a GPU they go from process to process and back.
+            self._others = [_narrow(numbers) for numbers in coarser_segmentations(values, self.colours)]
 
     @cached_property
     def colours(self) -> NDArray[np.float32]:
@@ -85,7 +86,7 @@ class Grouping:
 
     def _regions(self, network_labels: NDArray[np.int64]) -> NDArray[np.int64]:
         guidance, drawn = self.guidance, len(self.guidance.drawn)
-        views = [connected_components(network_labels), *self._others]
+        views = [connected_components(network_labels), *(numbers.astype(np.int64) for numbers in self._others)]
         regions = consensus_regions(
             self._tree, views, self._config.area_exponent, guidance.guide, self._config.guide_weight
         )
@@ -109,3 +110,9 @@ def _numbered_within(mask: NDArray[np.bool_], superpixels: NDArray[np.int64]) ->
     result = np.full(superpixels.shape, NO_LABEL, np.int64)
     result[mask] = partition(superpixels[mask]).part
     return result
+
+
+def _narrow(numbers: NDArray[np.int64]) -> NDArray[np.unsignedinteger[Any]]:
+    """The same numbers, from 0, in as few bytes as they need."""
+    narrow: NDArray[np.unsignedinteger[Any]] = numbers.astype(np.min_scalar_type(numbers.max()))
+    return narrow

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dynamicseg._words import counted
 from dynamicseg.config import Precision, Preset, SegmenterConfig, configure, guided
 from dynamicseg.devices import present_device, present_precision
 from dynamicseg.gpu_training import GpuTrainer
@@ -362,7 +363,7 @@ class Segmenter:
             pixels -= int(np.count_nonzero(guidance.scribbles >= 0)) - drawn  # what was drawn is never split
         if least is not None and least > pixels:
             at_size = "" if size == image_size else f" at max_side {self.config.max_side}"
-            raise ValueError(f"{least} labels are more than the {pixels} pixels of the image{at_size}")
+            raise ValueError(f"{least} labels are more than the {counted(pixels, 'pixel')} of the image{at_size}")
 
     @property
     def _device(self) -> torch.device:

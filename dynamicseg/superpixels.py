@@ -33,7 +33,8 @@ def felzenszwalb_superpixels(
     Returns:
         ``[H, W]`` numbers from 0 without gaps.
     """
-    return felzenszwalb(values, [Scale(scale, min_size)], sigma=sigma)[0]
+    superpixels: NDArray[np.int64] = felzenszwalb(values, [Scale(scale, min_size)], sigma=sigma)[0]
+    return superpixels
 
 
 def coarser_segmentations(values: NDArray[np.float32], colours: NDArray[np.float32]) -> list[NDArray[np.int64]]:

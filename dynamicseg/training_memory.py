@@ -66,9 +66,8 @@ def images_that_fit(shape: tuple[int, ...], config: SegmenterConfig, device: tor
 
 
 def available_on(device: torch.device) -> int | None:
-    """Bytes that training may take there; None where nobody knows."""
+    """Bytes that this process can have there: those that nobody has, and what PyTorch keeps for its next tensors."""
     if device.type == "cpu":
         return available_memory()
     free, _ = torch.cuda.mem_get_info(device)
-    # And what PyTorch keeps for its next tensors.
     return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -92,7 +92,8 @@ def test_ties_are_decided_as_documented(
     random = np.random.default_rng(seed)
     image = (random.integers(0, steps + 1, (height, width, bands)) / steps).astype(np.float32)
     found = felzenszwalb(image, [Scale(scale, min_size)], sigma=0)
-    assert (found.shape, found.dtype) == ((1, height, width), np.int64)
+    assert found.shape == (1, height, width)
+    assert found.dtype == np.int64
     assert np.array_equal(found[0], plain_felzenszwalb(image, scale, min_size))
 
 
