@@ -94,7 +94,8 @@ def grown_labels(
     by_network = both.reshape(leaves, labels) / areas[:, None]
     by_colour = _resemblance(means, areas, seeds, labels)
     as_label = _END_AS_COLOUR * by_colour + _END_AS_NETWORK * by_network
-    as_none = np.zeros(leaves) if everywhere else _END + _END_AS_COLOUR + _END_AS_NETWORK - as_label.sum(axis=1)
+    # That the network calls it something else says little, for it calls most things something else at first.
+    as_none = np.zeros(leaves) if everywhere else _END + _END_AS_COLOUR * (1 - by_colour.sum(axis=1))
     conductances = _conductances(superpixels, colours, means, views, leaves)
     reached = _reached(conductances, seeds, areas[:, None] * as_label, areas * as_none)
     label = reached.argmax(axis=1)
