@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
-from functools import partial
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from dynamicseg._words import counted
+from dynamicseg.cli_common import in_options
 from dynamicseg.exit_status import DONE, INTERRUPTED, SOME_FAILED
 from dynamicseg.inputs import FoundInputs, InputImage
 from dynamicseg.segmentation import describe_input, output_paths
-from dynamicseg.workers import Outcome, Work, in_processes
+from dynamicseg.workers import Work
 
 
 class Batch:
     """One run over inputs. Texts go to stderr; in a pipe there are only errors, unless ``verbose``.
 
     Args:
-        work: what is done with each image; one image at a time is worked on in this process, several each in a process
-            with its share of the threads.
+        work: what is done with each image, and where.
         resume: leaves out what is already done with these settings.
         quiet: only errors are said.
         verbose: a line for each image, also in a pipe.
@@ -56,7 +56,9 @@ class Batch:
         """Works on every image; returns the exit status, after naming each input that failed."""
         problems = list(found.problems)
         if found.skipped:
-            self._tell(f"{len(found.skipped)} files look like results of an earlier run and are left out")
+            self._tell(
+                f"left out, for their names look like results of an earlier run: {counted(len(found.skipped), 'file')}"
+            )
             if not found.images and not problems:
                 problems.append(f"{found.skipped[0]} and all other inputs look like results of an earlier run")
         failures: dict[InputImage, str] = {}
@@ -68,20 +70,20 @@ class Batch:
             interrupted = True
         in_order = [failures[image] for image in found.images if image in failures]
         for problem in problems + in_order:
-            self.console.print(f"dynamicseg: {problem}")
+            self.console.print(f"dynamicseg: {in_options(problem)}")
         if interrupted:
             self.console.print(
-                f"dynamicseg: interrupted with {self.done} of {len(found.images)} images done; "
+                f"dynamicseg: interrupted with {self.done} of {counted(len(found.images), 'image')} done; "
                 "the same command with --resume goes on from here"
             )
             return INTERRUPTED
         if self.done:
-            self._tell(f"{self.done} {'image' if self.done == 1 else 'images'} in {self.work.output}")
+            self._tell(f"{counted(self.done, 'image')} in {self.work.output}")
         return SOME_FAILED if problems or failures else DONE
 
     def _work_on_all(self, images: Sequence[InputImage], failures: dict[InputImage, str]) -> None:
         all_images = self.progress.add_task("images", total=len(images), state="")
-        with closing(self._outcomes(self._to_do(images, all_images))) as outcomes:
+        with closing(self.work.outcomes(self._to_do(images, all_images), self._show)) as outcomes:
             for outcome in outcomes:
                 if outcome.image in self.bars:
                     self.progress.remove_task(self.bars.pop(outcome.image))
@@ -101,16 +103,6 @@ class Batch:
                 self.progress.advance(all_images)
             else:
                 yield image
-
-    def _outcomes(self, images: Iterable[InputImage]) -> Generator[Outcome, None, None]:
-        if self.work.jobs == 1:
-            for image in images:
-                yield self.work.do(image, partial(self._show, image))
-        else:
-            import torch
-
-            threads = max(1, torch.get_num_threads() // self.work.jobs)
-            yield from in_processes(images, self.work, threads=threads, show=self._show)
 
     def _show(self, image: InputImage, step: int, state: str) -> None:
         if image not in self.bars:

@@ -12,9 +12,10 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from dynamicseg.cli_bench import bench_app
-from dynamicseg.cli_common import DATASETS, Unusable, loading, names, report, wrong_call
+from dynamicseg.cli_common import DATASETS, Unusable, loading, names, usage_in_words, wrong_call
 from dynamicseg.cli_export import export_command
 from dynamicseg.cli_predict import predict_command
+from dynamicseg.cli_report import Verbose, report
 from dynamicseg.cli_train import train_command
 from dynamicseg.exit_status import DONE, INTERRUPTED, TERMINATED
 from dynamicseg.weighting import DEFAULT_MU, WEIGHTINGS
@@ -40,9 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     # As Ctrl-C does, so that no half-written file stays when a job scheduler ends the run.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
-        status = app(args=None if arguments is None else list(arguments), standalone_mode=False)
+        status = app(args=None if arguments is None else list(arguments), prog_name="dynamicseg", standalone_mode=False)
     except _UsageError as error:
-        status = wrong_call(error.format_message())
+        status = wrong_call(usage_in_words(error))
     except Unusable as error:
         status = wrong_call(str(error))
     except typer.Abort:
@@ -162,16 +163,17 @@ def segment_command(
         ),
     ] = "png,overlay,json",
     jobs: Annotated[
-        int,
+        int | None,
         typer.Option(
             min=1,
             max=64,
             metavar="N",
             help="Images at a time, each in a process with its share of the threads, and with memory of its own. "
             "Another number of threads rounds differently, which leads to other labels; the JSON says how many there "
-            "were.",
+            "were. On a GPU: processes that read images and write results beside it; labels stay the same. (default: "
+            "1; on a GPU the cores but one, at most 16)",
         ),
-    ] = 1,
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Skip images already done with these settings.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="A line for each image, also in a pipe.")] = False,
@@ -185,9 +187,9 @@ def segment_command(
         from dynamicseg._files import check_writable
         from dynamicseg.batch import Batch
         from dynamicseg.inputs import find_images
+        from dynamicseg.segment_work import SegmentWork, default_jobs
         from dynamicseg.segmentation import output_paths
         from dynamicseg.segmenter import Segmenter
-        from dynamicseg.workers import SegmentWork
 
     wanted_formats = names(formats)
     try:
@@ -212,7 +214,9 @@ def segment_command(
         check_writable(output)
     except (ValueError, OSError) as error:
         return wrong_call(str(error))
-    work = SegmentWork(output, tuple(wanted_formats), channel_axis, jobs, segmenter=segmenter)
+    work = SegmentWork(
+        output, tuple(wanted_formats), channel_axis, jobs or default_jobs(segmenter), segmenter=segmenter
+    )
     return Batch(work, resume=resume, quiet=quiet, verbose=verbose).run(find_images(inputs))
 
 
@@ -234,6 +238,7 @@ def evaluate_command(
         str | None, typer.Option(metavar="nearest", help="Make sizes fit. (default: another size is an error)")
     ] = None,
     json_path: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON.")] = None,
+    verbose: Verbose = False,
 ) -> int:
     """Score label maps against a data set."""
     with loading():
@@ -252,6 +257,7 @@ def evaluate_command(
         ),
         evaluate.table,
         json_path,
+        verbose=verbose,
     )
 
 

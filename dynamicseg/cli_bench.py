@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from dynamicseg.cli_common import DATASETS, height_and_width, loading, names, report
+from dynamicseg.cli_common import DATASETS, height_and_width, loading, names
 from dynamicseg.cli_predict import bench_inference_command
+from dynamicseg.cli_report import Verbose, report
 from dynamicseg.cli_train import bench_train_command
 
 bench_app = typer.Typer(help="Measure speed and quality on this machine.", no_args_is_help=True)
@@ -32,6 +33,7 @@ def bench_loss_command(
     memory: Annotated[bool, typer.Option("--memory", help="Also the peak of memory, each in a process.")] = False,
     options: Annotated[bool, typer.Option("--options", help="Also what each optional term costs, and all.")] = False,
     json_path: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON.")] = None,
+    verbose: Verbose = False,
 ) -> int:
     """The fused loss against the published form in eager PyTorch and under torch.compile, in one process.
 
@@ -55,6 +57,7 @@ def bench_loss_command(
         ),
         loss_table.table,
         json_path,
+        verbose=verbose,
     )
 
 
@@ -69,6 +72,7 @@ def bench_step_command(
     device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Where to compute.")] = "cpu",
     compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Also against torch.compile.")] = True,
     json_path: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON.")] = None,
+    verbose: Verbose = False,
 ) -> int:
     """A training step against the published one in eager PyTorch and against torch.compile, in one process.
 
@@ -91,6 +95,7 @@ def bench_step_command(
         ),
         step_table.table,
         json_path,
+        verbose=verbose,
     )
 
 
@@ -107,10 +112,11 @@ def bench_segment_command(
     split: Annotated[str, typer.Option(help="Which part of the data set.")] = "val",
     limit: Annotated[int | None, typer.Option(help="Images at the most. (default: all)")] = None,
     device: Annotated[str, typer.Option(metavar="cpu|cuda|cuda:N", help="Where to compute.")] = "cpu",
-    jobs: Annotated[int, typer.Option(metavar="N", help="Images at a time, each in a process.")] = 1,
+    jobs: Annotated[int | None, typer.Option(metavar="N", help="As in segment.")] = None,
     preset: Annotated[str, typer.Option(metavar="fast|quality|paper", help="As in segment.")] = "fast",
     max_steps: Annotated[int | None, typer.Option(help="As in segment.")] = None,
     json_path: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON.")] = None,
+    verbose: Verbose = False,
 ) -> int:
     """Segment images as the command segment does, from file to written results, and say what takes how long.
 
@@ -132,6 +138,7 @@ def bench_segment_command(
         ),
         segment.table,
         json_path,
+        verbose=verbose,
     )
 
 
@@ -150,6 +157,7 @@ def bench_quality_command(
         Path | None, typer.Option("-o", "--output", metavar="OUT", help="Keep label maps here, and go on from them.")
     ] = None,
     json_path: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON.")] = None,
+    verbose: Verbose = False,
     plot_path: Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Plot scores against time.")] = None,
 ) -> int:
     """Segment a labelled data set with several methods and score them side by side, time beside score."""
@@ -170,5 +178,6 @@ def bench_quality_command(
         ),
         quality.table,
         json_path,
-        plot=None if plot_path is None else lambda found: quality.plot(found, plot_path),
+        plot=None if plot_path is None else (quality.plot, plot_path),
+        verbose=verbose,
     )

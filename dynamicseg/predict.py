@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dynamicseg._files import one_line, opened
+from dynamicseg._words import counted
 from dynamicseg.inference.tiles import OnTile, predict_tiled
 from dynamicseg.io import as_image
 from dynamicseg.prediction import Prediction
@@ -132,7 +133,7 @@ def load(
         raise ValueError(f"threads wants a whole number, at least 1, not {threads!r}")
     if providers is not None and kind != "onnx":
         raise ValueError(f"providers are for ONNX files; {path.name} is none: choose a device")
-    identity = _identity(path, kind)
+    identity, before = _identity(path, kind)
     running: RunningModel
     if kind == "onnx":
         from dynamicseg.inference.onnx_model import OnnxModel
@@ -149,6 +150,8 @@ def load(
         if threads is not None:
             raise ValueError(f"threads are for the CPU; {path.name} runs on a GPU: leave them out")
         running = EngineModel.load(path, device=device)
+    if _state(os.stat(path)) != before:
+        raise ValueError(one_line(path, "was changed while it was read: load it again"))
     exported = running.contract.description.get("export")
     precision = exported.get("precision") if isinstance(exported, dict) else None
     return Predictor(running, {**identity, "precision": precision or "fp32"})
@@ -162,7 +165,8 @@ def model_input(pixels: NDArray[Any], bands: int) -> NDArray[np.uint8]:
     """
     if pixels.shape[2] != bands:
         raise ValueError(
-            f"the image has {pixels.shape[2]} bands, the model was trained on {bands}: pass an image like those that "
+            f"the image has {counted(pixels.shape[2], 'band')}, the model was trained on {bands}: pass an image like "
+            "those that "
             "it was trained on"
         )
     if pixels.dtype == np.uint8:
@@ -188,13 +192,19 @@ def _format(path: Path) -> str:
     raise ValueError(one_line(path, text))
 
 
-def _identity(path: Path, kind: str) -> dict[str, Any]:
+def _identity(path: Path, kind: str) -> tuple[dict[str, Any], tuple[int, ...]]:
+    """Which file it is, and in which state, so that what is loaded afterwards is known to be the same."""
     digest, size = hashlib.sha256(), 0
     with opened(path) as file:
+        state = _state(os.fstat(file.fileno()))
         while chunk := file.read(1 << 20):
             digest.update(chunk)
             size += len(chunk)
-    return {"path": os.path.abspath(path), "format": kind, "bytes": size, "sha256": digest.hexdigest()}
+    return {"path": os.path.abspath(path), "format": kind, "bytes": size, "sha256": digest.hexdigest()}, state
+
+
+def _state(file: os.stat_result) -> tuple[int, ...]:
+    return file.st_ino, file.st_size, file.st_mtime_ns
 
 
 def _checked(labels: NDArray[np.int32], size: tuple[int, ...], label_count: int) -> NDArray[np.int32]:

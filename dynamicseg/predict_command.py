@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from dynamicseg.cli_common import names
+from dynamicseg.cli_common import names, say
 from dynamicseg.exit_status import DONE, INTERRUPTED, SOME_FAILED, TERMINATED, WRONG_CALL
 from dynamicseg.inputs import find_images
 from dynamicseg.predict import load
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         image_formats, video_formats = chosen_formats(None if options.format is None else names(options.format))
         check_call(options.output, image_formats, options.tile)
         predictor = load(options.model, providers=providers, threads=options.threads, device=options.device)
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, MemoryError) as error:
         return _say(error, WRONG_CALL)
     work = PredictWork(
         options.output,
@@ -79,5 +79,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _say(text: object, status: int) -> int:
-    print(f"dynamicseg: {' '.join(str(text).split())}", file=sys.stderr)
+    say(str(text))
     return status

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from dynamicseg._files import Refusal, one_line
-from dynamicseg._safetensors import opened_tensors, write_tensors
+from dynamicseg._safetensors import fitting_tensors, opened_tensors, write_tensors
+from dynamicseg._words import counted
 from dynamicseg.inference.contract import METADATA_KEY
 from dynamicseg.io import as_image, unit_values
 from dynamicseg.model import SegmentationNetwork, network_with
@@ -80,7 +81,7 @@ class TrainedModel:
         pixels = as_image(image)
         if pixels.shape[2] != self.description.bands:
             raise ValueError(
-                f"the image has {pixels.shape[2]} bands, the model was trained on {self.description.bands}: "
+                f"the image has {counted(pixels.shape[2], 'band')}, the model was trained on {self.description.bands}: "
                 "pass an image like those that it was trained on"
             )
         with torch.inference_mode():
@@ -118,17 +119,7 @@ def _tensors(content: Any, description: ModelDescription) -> dict[str, Tensor]:
     with torch.device("meta"):  # shapes without memory: the description may still lie
         network = SegmentationNetwork(description.bands, description.label_count, description.network)
         wanted = _numbers(network)
-    names = set(content.keys())
-    if names != set(wanted):
-        differing = sorted(names ^ set(wanted))
-        which = "is missing" if differing[0] in wanted else "has no place in it"
-        raise Refusal(f"does not fit its own description: {differing[0]} {which} ({len(differing)} such differences)")
-    for name, tensor in wanted.items():
-        stored = content.get_slice(name)
-        shape, dtype = stored.get_shape(), stored.get_dtype()
-        if shape != list(tensor.shape) or dtype != "F32":
-            raise Refusal(f"does not fit its own description: {name} is {dtype} {shape}, not F32 {list(tensor.shape)}")
-    tensors = {name: content.get_tensor(name) for name in wanted}
+    tensors = fitting_tensors(content, wanted, "does not fit its own description")
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()) or (name.endswith("running_var") and bool((tensor < 0).any())):
             raise Refusal(f"holds values in {name} that no network has: NaN, infinity or a variance below 0")

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dynamicseg._files import one_line
+from dynamicseg.inference.cuda_driver import Gpu
 from dynamicseg.inference.onnx_file import OnnxFile, read_onnx
 from dynamicseg.inference.running import cuda_index
-from dynamicseg.memory import usable_cores
+from dynamicseg.memory import available_memory, usable_cores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,7 +32,7 @@ _INSTALLED_BY = {
     "cuda": "pip install onnxruntime-gpu",
     "tensorrt": "pip install onnxruntime-gpu, and TensorRT",
     "openvino": "pip install onnxruntime-openvino",
-    "cpu": "pip install onnxruntime",
+    "cpu": "pip install 'dynamicseg[predict]', or where there is no PyTorch, pip install onnxruntime",
 }
 _ON_GPU = ("cuda", "tensorrt")
 _FATAL_ONLY = 4  # of ONNX Runtime's log, which would end up on the user's screen beside our own error
@@ -47,7 +48,10 @@ class OnnxModel:
         self.contract = file.contract
         self.batch = file.shape[0]
         self.size = None if file.shape[1] is None or file.shape[2] is None else (file.shape[1], file.shape[2])
+        self.bytes_per_pixel = file.contract.bytes_per_pixel
         self.facts = facts
+        # Asked once: what ONNX Runtime has taken of a GPU, it keeps for the next image.
+        self._free_on_gpu = None if facts["device"] == "cpu" else _free_on_gpu(facts["device"])
 
     @classmethod
     def load(
@@ -78,7 +82,12 @@ class OnnxModel:
         index = cuda_index(device) or 0
         session, used = _started(runtime, path, file, options, wanted, index)
         if used not in wanted:
-            raise ValueError(_unusable(wanted[0], runtime.__version__))
+            if providers is not None:
+                raise ValueError(_unusable(wanted[0], runtime.__version__))
+            raise ValueError(
+                f"device {device}: ONNX Runtime {runtime.__version__} has {wanted[0]}, but that does not start here: "
+                "its libraries or its device are missing; choose device auto or cpu"
+            )
         facts = {
             "runtime": f"onnxruntime {runtime.__version__}",
             "provider": used,
@@ -87,12 +96,16 @@ class OnnxModel:
         }
         return cls(file, session, facts)
 
+    def free_memory(self) -> int | None:
+        """See ``RunningModel.free_memory``."""
+        return available_memory() if self._free_on_gpu is None else self._free_on_gpu
+
     def labels(self, images: NDArray[np.uint8]) -> NDArray[np.int32]:
         """See ``RunningModel.labels``."""
         try:
             (labels,) = self._session.run(["labels"], {"image": np.ascontiguousarray(images)})
         except Exception as error:
-            text = _reason(error)
+            text = failure_of(error)
             if "alloc" in text.lower():
                 height, width = images.shape[1:3]
                 raise MemoryError(f"{width}x{height} pixels do not fit into memory: choose a smaller tile") from None
@@ -105,9 +118,16 @@ def import_runtime() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise ImportError(f"ONNX files need ONNX Runtime ({error}): pip install onnxruntime") from None
+        raise ImportError(f"ONNX files need ONNX Runtime ({error}): {_INSTALLED_BY['cpu']}") from None
     onnxruntime.set_default_logger_severity(_FATAL_ONLY)
     return onnxruntime
+
+
+def _free_on_gpu(device: str) -> int | None:
+    try:
+        return Gpu(cuda_index(device) or 0).free_memory()
+    except ValueError:  # ONNX Runtime finds a driver that we do not
+        return None
 
 
 def available_providers(runtime: Any) -> list[str]:
@@ -126,7 +146,7 @@ def _started(
             session = runtime.InferenceSession(file.content, options, providers=[provider], enable_fallback=0)
         except Exception as error:  # ONNX Runtime has no common class for its errors
             if name == wanted[-1]:
-                text = f"cannot be run by ONNX Runtime {runtime.__version__} on {name}: {_reason(error)}"
+                text = f"cannot be run by ONNX Runtime {runtime.__version__} on {name}: {failure_of(error)}"
                 raise ValueError(one_line(path, text)) from None
             continue
         if PROVIDERS[name] in session.get_providers():
@@ -143,7 +163,11 @@ def _wanted(providers: Sequence[str] | None, device: str, built_in: Sequence[str
             return names
         names = [name for name in names if (name in _ON_GPU) == (index is not None)]
         if not names:
-            raise ValueError(_unusable("cuda", None))
+            there = ", ".join(name for name, known in PROVIDERS.items() if known in built_in)
+            raise ValueError(
+                f"device {device}: this ONNX Runtime computes on {there} alone; for an NVIDIA GPU "
+                f"{_INSTALLED_BY['cuda']}, else choose device auto or cpu"
+            )
         return names
     chosen = [providers] if isinstance(providers, str) else list(providers)
     for name in chosen:
@@ -167,7 +191,7 @@ def _unusable(name: str, version: str | None, built_in: Sequence[str] | None = N
     return f"provider {name} is not in this ONNX Runtime{has}: {_INSTALLED_BY[name]}, or choose another"
 
 
-def _reason(error: Exception) -> str:
-    """ONNX Runtime's message in one line, not too long."""
+def failure_of(error: Exception) -> str:
+    """ONNX Runtime's own message in one line, not too long."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text.replace("[ONNXRuntimeError] : ", "")[:300]

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dynamicseg.config import Precision, problem_in_words
-from dynamicseg.model_description import MAX_LABELS, NetworkOptions
+from dynamicseg.inference.contract import MAX_LABELS
+from dynamicseg.model_description import NetworkOptions
 from dynamicseg.weighting import DEFAULT_MU, Weighting
 
 
