@@ -17,7 +17,8 @@ What a report holds, all of it JSON-able:
     these bytes take at the speed of the copy), ``speedup_over_eager``, ``speedup_over_compiled`` (ratios of medians),
     ``peak_memory_bytes`` beyond the input. None: not measured. On a GPU ``ms`` is the time there, between two events
     (see ``cuda_timing``), ``wall_ms`` that of the call, waiting for its end included, and ``times_large_limit`` the
-    time over the same bytes at the speed of the largest copy.
+    time over the same bytes at the speed of the largest copy;
+  - ``options``: where asked for, see ``loss_options.option_results``, measured in rounds of their own; else None.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from torch import Tensor
 from dynamicseg import ops
 from dynamicseg.bench.cuda_timing import EventClock, copy_bandwidths, gpu_peak_memory, warm_up
 from dynamicseg.bench.environment import environment
+from dynamicseg.bench.loss_options import option_cases, option_results
 from dynamicseg.bench.published import (
     Compiled,
     Loss,
@@ -62,7 +64,7 @@ from dynamicseg.losses import DynamicLoss
 from dynamicseg.ops._cuda import cooperative_launches
 from dynamicseg.ops._runtime import backend_for, why
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Pass = Literal["forward", "forward+backward"]
 Progress: TypeAlias = Callable[[str], None]
@@ -97,6 +99,7 @@ class Settings:
     device: str
     compile: bool
     memory: bool
+    options: bool = False
     weighting: str = "fsf"
     timed_region: str = _TIMED_REGION
 
@@ -133,6 +136,7 @@ def run(
     device: str = "cpu",
     compile: bool = True,
     memory: bool = False,
+    options: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Measures forward, and forward with backward, of all competitors on maps of independent normal numbers.
@@ -148,6 +152,7 @@ def run(
         device: ``"cpu"`` or ``"cuda"``.
         compile: whether ``torch.compile`` takes part.
         memory: whether peak memory is measured as well, each in a process of its own; Linux, CPU.
+        options: whether the fused loss is measured with its optional terms as well, each alone and all together.
         progress: told what is being done, in a few words.
 
     Returns:
@@ -157,7 +162,8 @@ def run(
         ValueError: an argument is out of its range.
         RuntimeError: the fused loss disagrees with the published form: its time would mean nothing.
     """
-    settings = Settings(size, channels, batch, tuple(dtypes), tuple(layouts), repeats, threads, device, compile, memory)
+    chosen = (tuple(dtypes), tuple(layouts))
+    settings = Settings(size, channels, batch, *chosen, repeats, threads, device, compile, memory, options)
     with threads_set_to(threads):
         tell = progress or (lambda _: None)
         gpu = None
@@ -306,14 +312,15 @@ def _measure(settings: Settings, dtype: str, layout: str, gpu: _Gpu | None, tell
     }
     timed = partial(
         compare,
-        all_cases,
         repeats=settings.repeats,
         input_sets=input_sets,
         synchronize=synchronizer(settings.device),
         progress=lambda done, of: tell(f"{where}: round {done} of {of}"),
     )
-    timings = timed() if gpu is None else timed(warmup=3, clock=gpu.clock)
-    walls = None if gpu is None else timed()
+    clocked = timed if gpu is None else partial(timed, warmup=3, clock=gpu.clock)
+    timings = clocked(all_cases)
+    walls = None if gpu is None else timed(all_cases)
+    options = option_results(clocked(option_cases(maps))) if settings.options else None
     peaks: dict[tuple[str, str], int] = {}
     if gpu is not None:
         peaks = {name: gpu_peak_memory(partial(case, 0)) for name, case in all_cases.items()}
@@ -332,6 +339,7 @@ def _measure(settings: Settings, dtype: str, layout: str, gpu: _Gpu | None, tell
         "agreement": agreed,
         "compiled": compiled.as_dict(),
         "results": [result | _on_gpu(result, walls, gpu) for result in _results(timings, one_map, peaks)],
+        "options": options,
     }
 
 

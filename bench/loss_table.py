@@ -24,14 +24,19 @@ def table(report: dict[str, Any]) -> Group:
         "ms or us: median, and 20 % to 80 % quantile. GB/s: of the bytes that must move. limit: time over what these "
         "bytes take at the speed of the copy. eager, compiled: how many times faster than these. -: not measured. "
     )
+    tables = [
+        table
+        for entry in report["maps"]
+        for table in (_map_table(entry), *([] if entry["options"] is None else [_options_table(entry)]))
+    ]
     if settings["device"] == "cpu":
-        return Group(head, *[_map_table(entry) for entry in report["maps"]], foot + "peak MB: memory beyond the input.")
+        return Group(head, *tables, foot + "peak MB: memory beyond the input.")
     copies = ", ".join(
         f"{copy['bytes'] / 1e6:.0f} MB at {copy['gb_per_s']:.0f} GB/s" for copy in report["copy_bandwidth"].values()
     )
     head = f"{machine['gpu']}. {head}. Copies: {copies}"
     foot += "large: the limit at the speed of the largest copy. wall: with what Python needs to launch the kernels."
-    return Group(head, *[_map_table(entry) for entry in report["maps"]], foot)
+    return Group(head, *tables, foot)
 
 
 def _map_table(entry: dict[str, Any]) -> Table:
@@ -55,6 +60,24 @@ def _map_table(entry: dict[str, Any]) -> Table:
         rows = [_cells(result, on_gpu) for result in entry["results"] if result["pass"] == which]
         for cells in rows:
             found.add_row(which if cells is rows[0] else "", *cells, end_section=cells is rows[-1])
+    return found
+
+
+def _options_table(entry: dict[str, Any]) -> Table:
+    title = f"{entry['dtype']} {entry['layout']}, fused, with optional terms; base: without, measured beside them"
+    found = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    found.title_justify = "left"
+    for column in ("pass", "options"):
+        found.add_column(column, no_wrap=True)
+    for column in ("ms", "20-80 %", "times base"):
+        found.add_column(column, justify="right", no_wrap=True)
+    for which in dict.fromkeys(result["pass"] for result in entry["options"]):
+        rows = [result for result in entry["options"] if result["pass"] == which]
+        for result in rows:
+            ms = result["ms"]
+            numbers = (_short(ms["median"]), f"{_short(ms['q20'])} - {_short(ms['q80'])}", _short(result["times_base"]))
+            first, last = result is rows[0], result is rows[-1]
+            found.add_row(which if first else "", result["option"], *numbers, end_section=last)
     return found
 
 

@@ -31,6 +31,7 @@ def bench_loss_command(
     device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Where to compute.")] = "cpu",
     compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Also against torch.compile.")] = True,
     memory: Annotated[bool, typer.Option("--memory", help="Also the peak of memory, each in a process.")] = False,
+    options: Annotated[bool, typer.Option("--options", help="Also what each optional term costs, and all.")] = False,
     json_path: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON.")] = None,
     verbose: Verbose = False,
 ) -> int:
@@ -51,6 +52,7 @@ def bench_loss_command(
             device=device,
             compile=compiled,
             memory=memory,
+            options=options,
             progress=tell,
         ),
         loss_table.table,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import subprocess
 from collections.abc import Callable
@@ -25,6 +26,13 @@ RunPython = Callable[..., subprocess.CompletedProcess[str]]
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 FORMATS = {False: torch.contiguous_format, True: torch.channels_last}
 INSTRUCTION_SETS = _native.available_instruction_sets()
+
+OPTIONS = ("huber", "diagonals", "scribbles", "guide", "mask", "superpixels", "floor")
+# Any two of the seven on or off in all four ways; and all of them at once.
+PAIRWISE = [
+    *[(a, b, c, a ^ b, a ^ c, b ^ c, a ^ b ^ c) for a, b, c in itertools.product((False, True), repeat=3)],
+    (True,) * 7,
+]
 
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 each_dtype_of_target = pytest.mark.parametrize(
@@ -70,6 +78,22 @@ def some_labels(shape: tuple[int, ...], share: float, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(math.prod(shape) + seed)
     labels = torch.randint(channels, (images, height, width), generator=generator)
     return labels.where(torch.rand((images, height, width), generator=generator) < share, torch.tensor(-1))
+
+
+def options_of(shape: tuple[int, ...], chosen: tuple[bool, ...]) -> dict[str, Any]:
+    """Those of ``OPTIONS`` that are chosen, as arguments for a map of this shape."""
+    on = dict(zip(OPTIONS, chosen, strict=True))
+    return {
+        "weighting": ("fsf", "scf", "fixed")[sum(chosen) % 3],
+        "continuity": "huber" if on["huber"] else "l1",
+        "diagonals": on["diagonals"],
+        "scribbles": some_labels(shape, 0.3) if on["scribbles"] else None,
+        "guide": some_labels(shape, 0.7, seed=1) if on["guide"] else None,
+        "guide_weight": torch.linspace(0.2, 1.5, shape[0]) if on["guide"] else 1.0,
+        "mask": holes(shape) if on["mask"] else None,
+        "superpixels": blocks(shape) if on["superpixels"] else None,
+        "label_floor": 7 if on["floor"] else 1,
+    }
 
 
 def op_arguments(x: Tensor, **options: Any) -> LossArguments:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from dynamic_loss_cases import op_arguments
+from dynamic_loss_cases import PAIRWISE, op_arguments, options_of
 from gradients import Tolerance, assert_gradients_close
 from torch import Tensor
 
@@ -95,10 +95,18 @@ def case(shape: tuple[int, ...], dtype: torch.dtype, masked: bool, united: bool)
     return options, true_result(*head(shape, dtype), **options)
 
 
+@functools.cache
+def case_of_terms(
+    shape: tuple[int, ...], dtype: torch.dtype, chosen: tuple[bool, ...]
+) -> tuple[dict[str, Any], Result]:
+    options = options_of(shape, chosen)
+    return options, true_result(*head(shape, dtype), **options)
+
+
 def assert_close(actual: Result, expected: Result, tolerance: Tolerance) -> None:
     assert torch.equal(actual.output.labels, expected.output.labels)
     assert torch.equal(actual.output.label_counts, expected.output.label_counts)
-    for name in ("weight", "similarity", "continuity", "loss"):
+    for name in ("weight", "similarity", "continuity", "scribble", "guide", "loss"):
         found, true = getattr(actual.output, name).double(), getattr(expected.output, name)
         torch.testing.assert_close(found, true, rtol=5 * tolerance.statistic, atol=5 * tolerance.statistic)
     assert_gradients_close(actual.grads[0], expected.grads[0], 2 * tolerance.gradient)
@@ -127,6 +135,22 @@ class TestAgainstReference:
     ) -> None:
         for masked, united in [(False, False), (True, False), (True, True)]:
             options, expected = case(shape, dtype, masked, united)
+            actual = ours(*head(shape, dtype, channels_last), target, **options)
+            assert_close(actual, expected, tolerances[dtype])
+
+    @each_format
+    @each_dtype_of_target
+    @pytest.mark.parametrize("shape", [(1, 3, 1, 33), (2, 3, 41, 7), (2, 100, 13, 7), (1, 1030, 4, 7)], ids=str)
+    def test_optional_terms(
+        self,
+        target: torch.device,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        channels_last: bool,
+        tolerances: Tolerances,
+    ) -> None:
+        for chosen in PAIRWISE:
+            options, expected = case_of_terms(shape, dtype, chosen)
             actual = ours(*head(shape, dtype, channels_last), target, **options)
             assert_close(actual, expected, tolerances[dtype])
 
@@ -280,15 +304,17 @@ class _AsFunction(torch.autograd.Function):
 
 class TestTorchLibrary:
     @each_format
-    @pytest.mark.parametrize("masked", [False, True])
-    def test_gradcheck(self, channels_last: bool, masked: bool) -> None:
+    @pytest.mark.parametrize("given", ["", "mask", "all"])
+    def test_gradcheck(self, channels_last: bool, given: str) -> None:
         # Numbers 0.1 apart, so that no step of the check meets a tie.
         shape = (2, 3, 4, 5)
         z = (torch.randperm(2 * 3 * 4 * 5).reshape(shape) / 10).double()
         z = z.contiguous(memory_format=FORMATS[channels_last]).requires_grad_()
         weight = torch.tensor([0.5, -1.5, 2.0]).double().requires_grad_()
         bias = torch.tensor([0.1, 0.0, -0.3]).double().requires_grad_()
-        options = {"mask": holes(shape)} if masked else {}
+        options: dict[str, Any] = {"mask": holes(shape)} if given == "mask" else {}
+        if given == "all":
+            options = options_of(shape, (True,) * 7)
 
         def loss(*leaves: Tensor) -> Any:
             return _AsFunction.apply(*leaves, options)  # type: ignore[no-untyped-call]
@@ -297,12 +323,12 @@ class TestTorchLibrary:
 
     @each_format
     @each_dtype
-    @pytest.mark.parametrize("options", ["", "mask and superpixels"])
-    def test_opcheck(self, dtype: torch.dtype, channels_last: bool, options: str) -> None:
+    @pytest.mark.parametrize("given", [False, True], ids=["", "all"])
+    def test_opcheck(self, dtype: torch.dtype, channels_last: bool, given: bool) -> None:
         z, weight, bias = head((2, 5, 6, 7), dtype, channels_last)
-        mask, superpixels = (holes(z.shape), blocks(z.shape)) if options else (None, None)
         op = torch.ops.dynamicseg.batch_norm_dynamic_loss_and_grad
-        torch.library.opcheck(op, (z, weight, bias, 1e-5, *op_arguments(z, mask=mask, superpixels=superpixels)))
+        told = op_arguments(z, **options_of((2, 5, 6, 7), (given,) * 7))
+        torch.library.opcheck(op, (z, weight, bias, 1e-5, *told))
 
     @each_dtype
     def test_plain_pytorch_where_it_is_chosen(self, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:

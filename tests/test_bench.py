@@ -349,6 +349,25 @@ class TestReport:
             result["peak_memory_bytes"] = 1_234_000_000
         assert "…" not in rendered(slow)
 
+    def test_options_where_asked_for(self, report: dict[str, Any]) -> None:
+        assert all(entry["options"] is None for entry in report["maps"])
+        found = bench_loss.run(size=(12, 10), channels=6, repeats=2, compile=False, options=True)
+        names = ["base", "huber", "diagonals", "label floor", "scribbles", "guide", "all"]
+        for entry in found["maps"]:
+            by_pass: dict[str, list[dict[str, Any]]] = {"forward+backward": [], "one call": []}
+            for result in entry["options"]:
+                by_pass[result["pass"]].append(result)
+            for results in by_pass.values():
+                assert [result["option"] for result in results] == names
+                base = results[0]["ms"]["median"]
+                for result in results:
+                    assert result["times_base"] == pytest.approx(result["ms"]["median"] / base)
+        text = rendered(found)
+        assert max(map(len, text.splitlines())) <= 100
+        assert "times base" in text
+        for name in names:
+            assert name in text
+
     def test_peak_memory_where_asked_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(bench_loss, "peak_memory", lambda *_: 5_000_000)
         report = bench_loss.run(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,12 @@ def a_map() -> Tensor:
 
 
 A_MASK = torch.ones(2, 4, 5, dtype=torch.bool)
+LABELS = torch.zeros(2, 4, 5, dtype=torch.int64)
+
+
+def call(**options: Any) -> Callable[[], object]:
+    return lambda: dynamic_loss(a_map(), **options)
+
 
 # A call, and the kind of error, what was passed, and what should have been.
 MISTAKES: dict[str, tuple[Callable[[], object], type[Exception], str, str]] = {
@@ -55,6 +62,46 @@ MISTAKES: dict[str, tuple[Callable[[], object], type[Exception], str, str]] = {
         ValueError,
         "[4, 5]",
         "[B, H, W]",
+    ),
+    "continuity": (call(continuity="l2"), ValueError, "'l2'", "l1, huber"),
+    "diagonals": (call(diagonals=1), TypeError, "diagonals is 1", "True or False"),
+    "label floor 0": (call(label_floor=0), ValueError, "label_floor is 0", ">= 1"),
+    "label floor 2.5": (call(label_floor=2.5), TypeError, "label_floor is 2.5", "integer"),
+    "label floor True": (call(label_floor=True), TypeError, "label_floor is True", "integer"),
+    "scribbles int32": (call(scribbles=LABELS.int()), TypeError, "scribbles is torch.int32", "int64 tensor [B, H, W]"),
+    "scribbles array": (call(scribbles=LABELS.numpy()), TypeError, "ndarray", "-1 where nothing was drawn"),
+    "scribbles without batch": (call(scribbles=LABELS[0]), ValueError, "scribbles has shape [4, 5]", "[B, H, W]"),
+    "scribbles elsewhere": (call(scribbles=LABELS.to("meta")), ValueError, "meta", "move"),
+    "scribbles too low": (call(scribbles=LABELS - 2), ValueError, "scribbles has labels from -2 to -2", "0 to 2"),
+    "scribbles too high": (call(scribbles=LABELS + 3), ValueError, "scribbles has labels from 3 to 3", "-1 for none"),
+    "guide transposed": (call(guide=LABELS.mT), ValueError, "guide has shape [2, 5, 4]", "[B, H, W]"),
+    "guide too high": (call(guide=LABELS + 255), ValueError, "guide has labels from 255 to 255", "0 to 2"),
+    "guide weight text": (call(guide=LABELS, guide_weight="1"), TypeError, "guide_weight is '1'", "number >= 0"),
+    "guide weight -1": (call(guide=LABELS, guide_weight=-1), ValueError, "guide_weight is -1", ">= 0"),
+    "guide weight nan": (call(guide=LABELS, guide_weight=math.nan), ValueError, "guide_weight is nan", "finite"),
+    "guide weight int64": (
+        call(guide=LABELS, guide_weight=torch.ones(2).long()),
+        TypeError,
+        "guide_weight is torch.int64",
+        "floating tensor",
+    ),
+    "guide weight shape": (
+        call(guide=LABELS, guide_weight=torch.ones(3)),
+        ValueError,
+        "guide_weight has shape [3]",
+        "[] or [B]",
+    ),
+    "guide weight below 0": (
+        call(guide=LABELS, guide_weight=torch.tensor([1.0, -2.0])),
+        ValueError,
+        "guide_weight is [1.0, -2.0]",
+        ">= 0",
+    ),
+    "guide weight elsewhere": (
+        call(guide=LABELS, guide_weight=torch.ones(2, device="meta")),
+        ValueError,
+        "guide_weight is on meta",
+        "move",
     ),
     "loss and grad": (lambda: dynamic_loss_and_grad(a_map(), mu=0), ValueError, "mu is 0.0", "> 0"),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import doctest
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -35,12 +36,20 @@ def test_it_is_the_op(x: Tensor, weighting: Weighting) -> None:
             assert torch.equal(part, true)
 
 
+def test_its_optional_terms_are_those_of_the_op(x: Tensor) -> None:
+    maps: dict[str, Any] = {name: torch.randint(-1, 6, (3, 7, 8), device=x.device) for name in ("scribbles", "guide")}
+    loss = DynamicLoss(continuity="huber", diagonals=True, label_floor=9, reduction="none")
+    expected = ops.dynamic_loss(x, continuity="huber", diagonals=True, label_floor=9, **maps, guide_weight=0.3)
+    for part, true in zip(loss(x, **maps, guide_weight=0.3), expected, strict=True):
+        assert torch.equal(part, true)
+
+
 def test_mean_is_over_the_batch_and_of_the_loss_alone(x: Tensor) -> None:
     mean, each = DynamicLoss()(x), DynamicLoss(reduction="none")(x)
     assert mean.loss.shape == ()
     assert each.loss.shape == (3,)
     torch.testing.assert_close(mean.loss, each.loss.mean())
-    for name in ("similarity", "continuity", "weight", "label_counts", "labels"):
+    for name in mean._fields[1:]:
         assert torch.equal(getattr(mean, name), getattr(each, name))
 
 
@@ -89,6 +98,10 @@ def test_it_has_no_state_and_copies() -> None:
 def test_repr_is_a_call_that_makes_it() -> None:
     text = repr(DynamicLoss("scf", 3.5, reduction="none"))
     assert text == "DynamicLoss(weighting='scf', mu=3.5, reduction='none')"
+    text = repr(DynamicLoss(continuity="huber", diagonals=True, label_floor=4))
+    assert text == (
+        "DynamicLoss(weighting='fsf', mu=15, continuity='huber', diagonals=True, label_floor=4, reduction='mean')"
+    )
 
 
 @pytest.mark.parametrize(
@@ -99,6 +112,8 @@ def test_repr_is_a_call_that_makes_it() -> None:
         ({"mu": -1}, "mu is -1.0", "> 0"),
         ({"mu": float("nan")}, "mu is nan", "finite"),
         ({"mu": float("inf")}, "mu is inf", "finite"),
+        ({"continuity": "l2"}, "'l2'", "l1, huber"),
+        ({"label_floor": 0}, "label_floor is 0", ">= 1"),
         ({"reduction": "sum"}, "'sum'", "mean or none"),
     ],
 )

@@ -70,33 +70,80 @@ void for_tiles(const Tiling& tiling, const MapShape& shape, Body body) {
 
 void add(TileSums& total, const TileSums& tile) {
   total.similarity += tile.similarity;
-  total.vertical += tile.vertical;
-  total.horizontal += tile.horizontal;
-  total.pixels += tile.pixels;
-  total.vertical_pairs += tile.vertical_pairs;
-  total.horizontal_pairs += tile.horizontal_pairs;
+  total.scribble += tile.scribble;
+  total.guide += tile.guide;
+  for (int d = 0; d < kDirections; ++d) total.differences[d] += tile.differences[d];
 }
 
-// Valid pixels and pairs of one image, from its mask.
-TileSums count_valid(const DynamicLossParams& params, std::int64_t image) {
-  const std::int64_t height = params.shape.height;
-  const std::int64_t width = params.shape.width;
-  TileSums counts{};
-  if (params.mask == nullptr) {
-    counts.pixels = height * width;
-    counts.vertical_pairs = std::max<std::int64_t>(height - 1, 0) * width;
-    counts.horizontal_pairs = height * std::max<std::int64_t>(width - 1, 0);
-    return counts;
+// How many pixels, and pairs of pixels, there are to a mean.
+struct Counts {
+  std::int64_t pixels, scribbled, guided;  // valid ones; scribbled and guided are among the pixels
+  std::int64_t pairs[kDirections];
+};
+
+// Pixels and pairs of an image without a mask.
+Counts counts_of_whole_image(const MapShape& shape) {
+  const std::int64_t height = shape.height, width = shape.width;
+  const std::int64_t above = std::max<std::int64_t>(height - 1, 0), left = std::max<std::int64_t>(width - 1, 0);
+  return {height * width, 0, 0, {above * width, height * left, above * left, above * left}};
+}
+
+// Those of one row under a mask.
+void count_masked_row(const std::uint8_t* mask, const MapShape& shape, std::int64_t row, Counts& counts) {
+  const std::uint8_t* here = mask + row * shape.width;
+  const std::uint8_t* below = row + 1 < shape.height ? here + shape.width : nullptr;
+  for (std::int64_t column = 0; column < shape.width; ++column) {
+    if (here[column] == 0) continue;
+    const bool at_right = column + 1 == shape.width;
+    counts.pixels += 1;
+    counts.pairs[kHorizontal] += !at_right && here[column + 1] != 0;
+    if (below == nullptr) continue;
+    counts.pairs[kVertical] += below[column] != 0;
+    counts.pairs[kFalling] += !at_right && below[column + 1] != 0;
+    counts.pairs[kRising] += column > 0 && below[column - 1] != 0;
   }
-  const std::uint8_t* mask = params.mask + image * height * width;
-  for (std::int64_t row = 0; row < height; ++row) {
-    for (std::int64_t column = 0; column < width; ++column) {
-      const std::uint8_t* here = mask + row * width + column;
-      if (*here == 0) continue;
-      counts.pixels += 1;
-      counts.vertical_pairs += row + 1 < height && here[width] != 0;
-      counts.horizontal_pairs += column + 1 < width && here[1] != 0;
-    }
+}
+
+// How many of the pixels of a row have one of the labels.
+std::int64_t count_labelled(const std::int64_t* labels, const std::uint8_t* mask, std::int64_t pixels,
+                            std::int64_t channels) {
+  std::int64_t labelled = 0;
+  for (std::int64_t i = 0; labels != nullptr && i < pixels; ++i) {
+    labelled += label_or_none(labels[i], channels) >= 0 && (mask == nullptr || mask[i] != 0);
+  }
+  return labelled;
+}
+
+// Of one image.
+Counts count(const DynamicLossParams& params, std::int64_t image) {
+  const std::int64_t height = params.shape.height, width = params.shape.width;
+  const auto row_of = [&](const auto* map, std::int64_t row) {
+    return map == nullptr ? nullptr : map + (image * height + row) * width;
+  };
+  Counts total = params.mask == nullptr ? counts_of_whole_image(params.shape) : Counts{};
+  std::vector<Counts> of_rows(static_cast<std::size_t>(height));
+  for_parts(height, params.shape, [&](std::int64_t row) {
+    Counts& counts = of_rows[static_cast<std::size_t>(row)];
+    const std::uint8_t* mask = row_of(params.mask, row);
+    if (mask != nullptr) count_masked_row(row_of(params.mask, 0), params.shape, row, counts);
+    counts.scribbled = count_labelled(row_of(params.scribbles, row), mask, width, params.shape.channels);
+    counts.guided = count_labelled(row_of(params.guide, row), mask, width, params.shape.channels);
+  });
+  for (const Counts& counts : of_rows) {
+    total.pixels += counts.pixels;
+    total.scribbled += counts.scribbled;
+    total.guided += counts.guided;
+    for (int d = 0; d < kDirections; ++d) total.pairs[d] += counts.pairs[d];
+  }
+  return total;
+}
+
+// Of each image.
+std::vector<Counts> count(const DynamicLossParams& params) {
+  const bool all_alike = params.mask == nullptr && params.scribbles == nullptr && params.guide == nullptr;
+  std::vector<Counts> counts;
+  for (std::int64_t image = 0; image < params.shape.batch; ++image) {
+    counts.push_back(all_alike ? counts_of_whole_image(params.shape) : count(params, image));
   }
   return counts;
 }
@@ -127,10 +174,17 @@ class AliveLabels {
   std::vector<std::uint64_t> bits_;
 };
 
+double weight_of(const DynamicLossParams& params, std::int64_t label_count) {
+  return dynamic_weight(params.weighting, params.mu, params.label_floor, label_count);
+}
+
+double guide_weight_of(const DynamicLossParams& params, std::int64_t image) {
+  return params.guide != nullptr ? read_statistic(params.guide_weight, params.dtype, image) : 0;
+}
+
 void write_label_count(const DynamicLossParams& params, std::int64_t image, std::int64_t label_count) {
   params.label_counts[image] = label_count;
-  write_statistic(params.weight, params.dtype, image,
-                  dynamic_weight(params.weighting, params.mu, params.label_floor, label_count));
+  write_statistic(params.weight, params.dtype, image, weight_of(params, label_count));
 }
 
 void write_label_counts(const DynamicLossParams& params, const Tiling& tiling, const AliveLabels& alive) {
@@ -149,7 +203,8 @@ void unite_labels_in_superpixels(const DynamicLossParams& params) {
   }
 }
 
-// Sum over a tile of logsumexp less the response to the label, which need not be the greatest.
+// Sum over the pixels of a tile without a scribble of logsumexp less the response to the label, which need not be the
+// greatest.
 template <class Storage, class Statistic>
 double similarity_to_labels_of(const DynamicLossParams& params, const Tile& tile) {
   const auto* x = static_cast<const Storage*>(params.x) + tile.image * params.strides.batch;
@@ -159,6 +214,7 @@ double similarity_to_labels_of(const DynamicLossParams& params, const Tile& tile
     for (std::int64_t column = tile.column_begin; column < tile.column_end; ++column) {
       const std::int64_t pixel = (tile.image * params.shape.height + row) * params.shape.width + column;
       if (params.labels[pixel] < 0) continue;
+      if (params.scribbles != nullptr && label_or_none(params.scribbles[pixel], params.shape.channels) >= 0) continue;
       const std::int64_t label = params.labels[pixel];
       auto response =
           number(x[label * params.strides.channel + row * params.strides.height + column * params.strides.width]);
@@ -186,33 +242,44 @@ double similarity_to_labels(const DynamicLossParams& params, const Tile& tile) {
   throw std::invalid_argument("float16 has kernels on GPUs alone");
 }
 
-void write_sums(const DynamicLossParams& params, const Tiling& tiling, const std::vector<TileSums>& sums) {
+void write_sums(const DynamicLossParams& params, const Tiling& tiling, const std::vector<Counts>& counts,
+                const std::vector<TileSums>& sums) {
   for (std::int64_t image = 0; image < params.shape.batch; ++image) {
+    const Counts& of_image = counts[static_cast<std::size_t>(image)];
     TileSums total{};
     for (std::int64_t index = image * tiling.per_image(); index < (image + 1) * tiling.per_image(); ++index) {
       add(total, sums[static_cast<std::size_t>(index)]);
     }
-    const double similarity = mean_or_zero(total.similarity, total.pixels);
-    const double continuity = mean_or_zero(total.vertical, total.vertical_pairs * params.shape.channels) +
-                              mean_or_zero(total.horizontal, total.horizontal_pairs * params.shape.channels);
-    const double weight = dynamic_weight(params.weighting, params.mu, params.label_floor, params.label_counts[image]);
+    const double similarity = mean_or_zero(total.similarity, of_image.pixels - of_image.scribbled);
+    const double scribble = mean_or_zero(total.scribble, of_image.scribbled);
+    const double guide = mean_or_zero(total.guide, of_image.guided);
+    double continuity = 0;
+    for (int d = 0; d < kDirections; ++d) {
+      continuity += mean_or_zero(total.differences[d], of_image.pairs[d] * params.shape.channels);
+    }
+    const double weight = weight_of(params, params.label_counts[image]);
+    const double optional = params.scribble_weight * scribble + guide_weight_of(params, image) * guide;
     write_statistic(params.similarity, params.dtype, image, similarity);
     write_statistic(params.continuity, params.dtype, image, continuity);
-    write_statistic(params.loss, params.dtype, image, similarity + weight * continuity);
-    write_statistic(params.scribble_cross_entropy, params.dtype, image, 0);
-    write_statistic(params.guide_cross_entropy, params.dtype, image, 0);
+    write_statistic(params.scribble_cross_entropy, params.dtype, image, scribble);
+    write_statistic(params.guide_cross_entropy, params.dtype, image, guide);
+    write_statistic(params.loss, params.dtype, image, similarity + weight * continuity + optional);
   }
 }
 
-std::vector<GradientScales> gradient_scales(const DynamicLossParams& params) {
-  std::vector<GradientScales> scales;
+std::vector<GradientScales> gradient_scales(const DynamicLossParams& params, const std::vector<Counts>& counts) {
+  std::vector<GradientScales> scales(static_cast<std::size_t>(params.shape.batch));
   for (std::int64_t image = 0; image < params.shape.batch; ++image) {
-    const TileSums counts = count_valid(params, image);
+    const Counts& of_image = counts[static_cast<std::size_t>(image)];
+    GradientScales& of_terms = scales[static_cast<std::size_t>(image)];
     const double grad_loss = read_statistic(params.grad_loss, params.dtype, image);
     const double grad_continuity = grad_loss * read_statistic(params.weight, params.dtype, image);
-    scales.push_back({grad_loss * share_of_mean(counts.pixels),
-                      grad_continuity * share_of_mean(counts.vertical_pairs * params.shape.channels),
-                      grad_continuity * share_of_mean(counts.horizontal_pairs * params.shape.channels)});
+    of_terms.similarity = grad_loss * share_of_mean(of_image.pixels - of_image.scribbled);
+    of_terms.scribble = grad_loss * params.scribble_weight * share_of_mean(of_image.scribbled);
+    of_terms.guide = grad_loss * guide_weight_of(params, image) * share_of_mean(of_image.guided);
+    for (int d = 0; d < kDirections; ++d) {
+      of_terms.differences[d] = grad_continuity * share_of_mean(of_image.pairs[d] * params.shape.channels);
+    }
   }
   return scales;
 }
@@ -231,7 +298,7 @@ void forward(const DynamicLossParams& params, const Tiling& tiling, const Dynami
       sums[static_cast<std::size_t>(index)].similarity = similarity_to_labels(params, tiling[index]);
     });
   }
-  write_sums(params, tiling, sums);
+  write_sums(params, tiling, count(params), sums);
 }
 
 // Sums of the gradient, for each tile; none where the map is not normalised as it is read.
@@ -240,7 +307,7 @@ SumsOfParts grad_sums_of_tiles(const DynamicLossParams& params, const Tiling& ti
 }
 
 GradientSums backward(const DynamicLossParams& params, const Tiling& tiling, const DynamicLossKernels& kernels) {
-  const std::vector<GradientScales> scales = gradient_scales(params);
+  const std::vector<GradientScales> scales = gradient_scales(params, count(params));
   const bool stream = is_streamed(params.shape, params.dtype);
   SumsOfParts grad_sums = grad_sums_of_tiles(params, tiling);
   // Backwards through the map: its end is what the forward pass has left in the caches.
@@ -265,7 +332,8 @@ GradientSums label_and_measure(const DynamicLossParams& params, const Tiling& ti
   }
 
   std::vector<TileSums> sums(static_cast<std::size_t>(tiling.count()));
-  const std::vector<GradientScales> scales = gradient_scales(params);
+  const std::vector<Counts> counts = count(params);
+  const std::vector<GradientScales> scales = gradient_scales(params, counts);
   const bool stream = is_streamed(params.shape, params.dtype);
   SumsOfParts grad_sums = grad_sums_of_tiles(params, tiling);
   // Backwards, as above.
@@ -275,21 +343,13 @@ GradientSums label_and_measure(const DynamicLossParams& params, const Tiling& ti
     sums[static_cast<std::size_t>(last - index)] = kernels.measure(
         params, tile, scales[static_cast<std::size_t>(tile.image)], stream, grad_sums.of_gradient(last - index));
   });
-  write_sums(params, tiling, sums);
+  write_sums(params, tiling, counts, sums);
   return grad_sums.total_of_gradient();
-}
-
-void refuse_options(const DynamicLossParams& params) {
-  if (params.scribbles != nullptr || params.guide != nullptr || params.diagonals ||
-      params.continuity_kind != Continuity::l1) {
-    throw std::invalid_argument("scribbles, a guide, diagonals and continuity huber have no CPU kernels");
-  }
 }
 
 }  // namespace
 
 GradientSums dynamic_loss_with_grad_sums(const DynamicLossParams& params) {
-  refuse_options(params);
   const Tiling tiling(params.shape);
   const DynamicLossKernels kernels = kernels_of_active_instruction_set(params);
   if (params.grad_x != nullptr && kernels.label != nullptr) return label_and_measure(params, tiling, kernels);
@@ -300,7 +360,6 @@ GradientSums dynamic_loss_with_grad_sums(const DynamicLossParams& params) {
 void dynamic_loss_cpu(const DynamicLossParams& params) { dynamic_loss_with_grad_sums(params); }
 
 void dynamic_loss_backward_cpu(const DynamicLossParams& params) {
-  refuse_options(params);
   backward(params, Tiling(params.shape), kernels_of_active_instruction_set(params));
 }
 

@@ -8,8 +8,57 @@ namespace dynamicseg {
 namespace DYNAMICSEG_ISA {
 namespace {
 
-// What is valid of a pixel: itself, and its pair with each of its neighbours.
-enum PixelFlag : int { kValid = 1, kUp = 2, kDown = 4, kLeft = 8, kRight = 16 };
+// What is valid of a pixel: itself, and in each direction its pair with the neighbour before it and the one after it.
+constexpr int kValid = 1;
+constexpr int kBefore[kDirections] = {2, 8, 32, 128};
+constexpr int kAfter[kDirections] = {4, 16, 64, 256};
+
+template <bool kDiagonals>
+constexpr int kDirectionsOf = kDiagonals ? 4 : 2;
+
+// Calls body(direction) with each direction as a constant.
+template <bool kDiagonals, class Body>
+DYNAMICSEG_INLINE void for_directions(Body body) {
+  body(std::integral_constant<int, kVertical>{});
+  body(std::integral_constant<int, kHorizontal>{});
+  if constexpr (kDiagonals) {
+    body(std::integral_constant<int, kFalling>{});
+    body(std::integral_constant<int, kRising>{});
+  }
+}
+
+// How far the neighbour after a pixel is from it.
+template <int kDirection>
+DYNAMICSEG_INLINE std::int64_t step_to_neighbour(const MapStrides& strides) {
+  if constexpr (kDirection == kVertical) return strides.height;
+  if constexpr (kDirection == kHorizontal) return strides.width;
+  return strides.height + (kDirection == kFalling ? strides.width : -strides.width);
+}
+
+// The derivative of what the difference of two responses counts; and what it counts, from both.
+template <Continuity kKind, class Value>
+DYNAMICSEG_INLINE Values<Value> slope_of(Values<Value> difference) {
+  if constexpr (kKind == Continuity::l1) return sign_of_difference<Value>(difference, Values<Value>{});
+  return greater(lesser(difference, broadcast<Value>(1)), broadcast<Value>(-1));
+}
+template <Continuity kKind, class Value>
+DYNAMICSEG_INLINE Values<Value> size_of(Values<Value> difference, Values<Value> slope) {
+  if constexpr (kKind == Continuity::l1) return difference * slope;
+  return slope * (difference - slope * Value(0.5));
+}
+template <Continuity kKind, class Value>
+DYNAMICSEG_INLINE Values<Value> size_of(Values<Value> difference) {
+  const Values<Value> size = absolute<Value>(difference);
+  if constexpr (kKind == Continuity::l1) return size;
+  return size_of<kKind, Value>(size, lesser(size, broadcast<Value>(1)));
+}
+
+// The labels that the cross-entropies of a pixel are with.
+struct PixelTargets {
+  std::int64_t label;  // drawn, or else the pixel's own
+  std::int64_t guide;  // -1: none
+  bool scribbled;
+};
 
 // One image of the batch. `kNormalised`: its responses are not x itself, but computed from it.
 template <class Storage, bool kNormalised>
@@ -18,6 +67,8 @@ struct Image {
 
   const Storage* x;                    // [C, H, W] with the map's strides
   const std::uint8_t* mask;            // [H, W], or null
+  const std::int64_t* scribbles;       // [H, W], or null
+  const std::int64_t* guide;           // [H, W], or null
   std::int64_t* labels;                // [H, W]
   Value* logsumexp;                    // [H, W]
   const Value *mean, *scale, *offset;  // [C], or null
@@ -27,6 +78,8 @@ struct Image {
   Image(const DynamicLossParams& p, std::int64_t image)
       : x(static_cast<const Storage*>(p.x) + image * p.strides.batch),
         mask(p.mask ? p.mask + image * p.shape.height * p.shape.width : nullptr),
+        scribbles(p.scribbles ? p.scribbles + image * p.shape.height * p.shape.width : nullptr),
+        guide(p.guide ? p.guide + image * p.shape.height * p.shape.width : nullptr),
         labels(p.labels + image * p.shape.height * p.shape.width),
         logsumexp(static_cast<Value*>(p.logsumexp) + image * p.shape.height * p.shape.width),
         mean(static_cast<const Value*>(p.mean)),
@@ -83,12 +136,30 @@ struct Image {
   bool valid(std::int64_t row, std::int64_t column) const { return mask == nullptr || mask[row * width + column] != 0; }
 
   // Which of a pixel's neighbours form a valid pair with it.
+  template <bool kDiagonals>
   int flags(std::int64_t row, std::int64_t column) const {
     if (!valid(row, column)) return 0;
-    return kValid | (row > 0 && valid(row - 1, column) ? kUp : 0) |
-           (row + 1 < height && valid(row + 1, column) ? kDown : 0) |
-           (column > 0 && valid(row, column - 1) ? kLeft : 0) |
-           (column + 1 < width && valid(row, column + 1) ? kRight : 0);
+    const bool up = row > 0, down = row + 1 < height, left = column > 0, right = column + 1 < width;
+    int found = kValid | (up && valid(row - 1, column) ? kBefore[kVertical] : 0) |
+                (down && valid(row + 1, column) ? kAfter[kVertical] : 0) |
+                (left && valid(row, column - 1) ? kBefore[kHorizontal] : 0) |
+                (right && valid(row, column + 1) ? kAfter[kHorizontal] : 0);
+    if constexpr (kDiagonals) {
+      found |= (up && left && valid(row - 1, column - 1) ? kBefore[kFalling] : 0) |
+               (down && right && valid(row + 1, column + 1) ? kAfter[kFalling] : 0) |
+               (up && right && valid(row - 1, column + 1) ? kBefore[kRising] : 0) |
+               (down && left && valid(row + 1, column - 1) ? kAfter[kRising] : 0);
+    }
+    return found;
+  }
+
+  // Whether there is anything but the pixels' own labels.
+  bool has_targets() const { return scribbles != nullptr || guide != nullptr; }
+  // Of a valid pixel, by its index in the image.
+  PixelTargets targets(std::int64_t index) const {
+    const std::int64_t drawn = scribbles != nullptr ? label_or_none(scribbles[index], channels) : -1;
+    return {drawn >= 0 ? drawn : labels[index], guide != nullptr ? label_or_none(guide[index], channels) : -1,
+            drawn >= 0};
   }
 };
 

@@ -21,17 +21,21 @@ struct Tile {
 constexpr std::int64_t kTilePixels = 4096;
 constexpr std::int64_t kTileColumns = 2048;
 
-// Sums over a tile. A pair of neighbours belongs to its upper or left pixel.
+// The pairs of neighbours in the continuity. A pair belongs to its upper pixel, or to its left one in a row.
+enum Direction : int { kVertical, kHorizontal, kFalling, kRising };  // the last two: with the pixel below to the right,
+constexpr int kDirections = 4;                                       // and to the left
+
+// Sums over a tile.
 struct TileSums {
-  double similarity;
-  double vertical, horizontal;
-  std::int64_t pixels, vertical_pairs, horizontal_pairs;  // valid ones; pairs of pixels, not of elements
+  double similarity, scribble, guide;  // cross-entropies
+  double differences[kDirections];
 };
 
-// What an element of the gradient is made of, for one image.
+// What an element of the gradient is made of, for one image: grad_loss, times the weight of the term, over the number
+// of pixels, or of elements, in the mean.
 struct GradientScales {
-  double similarity;            // grad_loss / number of pixels
-  double vertical, horizontal;  // grad_loss * weight / number of elements in the mean
+  double similarity, scribble, guide;
+  double differences[kDirections];
 };
 
 struct DynamicLossKernels {

@@ -1,4 +1,5 @@
-// The kernels of every type and format. Part of dynamic_loss_kernels.cpp and batch_norm_dynamic_loss_kernels.cpp.
+// The kernels of every type, format and kind of continuity. Part of dynamic_loss_kernels.cpp and
+// batch_norm_dynamic_loss_kernels.cpp.
 #pragma once
 
 #include <stdexcept>
@@ -10,31 +11,48 @@ namespace dynamicseg {
 namespace DYNAMICSEG_ISA {
 namespace {
 
+template <class Storage, bool kNormalised, Continuity kKind, bool kDiagonals, bool kMasked>
+DynamicLossKernels contiguous_kernels_of(const DynamicLossParams& params) {
+  const auto forward = forward_contiguous<Storage, kNormalised, kKind, kDiagonals, kMasked>;
+  if (params.scribbles == nullptr && params.guide == nullptr) {
+    return {nullptr, nullptr, forward, backward_contiguous<Storage, kNormalised, kKind, kDiagonals, kMasked, false>};
+  }
+  return {nullptr, nullptr, forward, backward_contiguous<Storage, kNormalised, kKind, kDiagonals, kMasked, true>};
+}
+
+template <class Storage, bool kNormalised, Continuity kKind, bool kDiagonals>
+DynamicLossKernels kernels_of(const DynamicLossParams& params) {
+  if (params.format == MemoryFormat::channels_last) {
+    return {params.shape.channels <= kBlock ? label_channels_last<Storage, kNormalised> : nullptr,
+            measure_channels_last<Storage, kNormalised, kKind, kDiagonals>,
+            forward_channels_last<Storage, kNormalised, kKind, kDiagonals>,
+            backward_channels_last<Storage, kNormalised, kKind, kDiagonals>};
+  }
+  return params.mask == nullptr ? contiguous_kernels_of<Storage, kNormalised, kKind, kDiagonals, false>(params)
+                                : contiguous_kernels_of<Storage, kNormalised, kKind, kDiagonals, true>(params);
+}
+
+template <class Storage, bool kNormalised, Continuity kKind>
+DynamicLossKernels kernels_of(const DynamicLossParams& params) {
+  return params.diagonals ? kernels_of<Storage, kNormalised, kKind, true>(params)
+                          : kernels_of<Storage, kNormalised, kKind, false>(params);
+}
+
 template <class Storage, bool kNormalised>
-DynamicLossKernels kernels_for(MemoryFormat format, bool masked, std::int64_t channels) {
-  if (format == MemoryFormat::channels_last) {
-    return {channels <= kBlock ? label_channels_last<Storage, kNormalised> : nullptr,
-            measure_channels_last<Storage, kNormalised>, forward_channels_last<Storage, kNormalised>,
-            backward_channels_last<Storage, kNormalised>};
-  }
-  if (masked) {
-    return {nullptr, nullptr, forward_contiguous<Storage, kNormalised, true>,
-            backward_contiguous<Storage, kNormalised, true>};
-  }
-  return {nullptr, nullptr, forward_contiguous<Storage, kNormalised, false>,
-          backward_contiguous<Storage, kNormalised, false>};
+DynamicLossKernels kernels_of(const DynamicLossParams& params) {
+  return params.continuity_kind == Continuity::huber ? kernels_of<Storage, kNormalised, Continuity::huber>(params)
+                                                     : kernels_of<Storage, kNormalised, Continuity::l1>(params);
 }
 
 template <bool kNormalised>
 DynamicLossKernels kernels_for(const DynamicLossParams& params) {
-  const bool masked = params.mask != nullptr;
   switch (params.dtype) {
     case DType::float32:
-      return kernels_for<float, kNormalised>(params.format, masked, params.shape.channels);
+      return kernels_of<float, kNormalised>(params);
     case DType::float64:
-      return kernels_for<double, kNormalised>(params.format, masked, params.shape.channels);
+      return kernels_of<double, kNormalised>(params);
     case DType::bfloat16:
-      return kernels_for<BFloat16, kNormalised>(params.format, masked, params.shape.channels);
+      return kernels_of<BFloat16, kNormalised>(params);
     case DType::float16:
       break;
   }

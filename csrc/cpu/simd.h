@@ -269,9 +269,17 @@ DYNAMICSEG_INLINE auto load_integers(const Integer* source, std::integral_consta
 template <class Integer>
 DYNAMICSEG_INLINE auto load_integers(const Integer* source, int count) {
   typedef Integer Lanes __attribute__((vector_size(kVectorBytes)));
+#if defined(__AVX512F__)
+  if constexpr (sizeof(Integer) == 4) {
+    return (Lanes)_mm512_maskz_loadu_epi32(static_cast<__mmask16>((1u << count) - 1u), source);
+  } else {
+    return (Lanes)_mm512_maskz_loadu_epi64(static_cast<__mmask8>((1u << count) - 1u), source);
+  }
+#else
   Lanes lanes{};
   for (int lane = 0; lane < count; ++lane) lanes[lane] = source[lane];
   return lanes;
+#endif
 }
 template <class Integer, class Lanes, int kCount>
 DYNAMICSEG_INLINE void store_integers(Integer* target, std::integral_constant<int, kCount>, Lanes lanes) {
@@ -312,11 +320,30 @@ DYNAMICSEG_INLINE Vector rotate(Vector v) {
   return rotate_lanes<kBy>(v, typename LanesUpTo<kCount>::type{});
 }
 
-// The greater of two; of a NaN and a number, either.
+// The greater, or the lesser, of two; the second one where either is a NaN.
 template <class Vector>
 DYNAMICSEG_INLINE Vector greater(Vector a, Vector b) {
   return a > b ? a : b;
 }
+template <class Vector>
+DYNAMICSEG_INLINE Vector lesser(Vector a, Vector b) {
+  return a < b ? a : b;
+}
+#if defined(__AVX512F__)  // compilers take two instructions
+DYNAMICSEG_INLINE Values<float> greater(Values<float> a, Values<float> b) {
+  return (Values<float>)_mm512_max_ps((__m512)a, (__m512)b);
+}
+DYNAMICSEG_INLINE Values<float> lesser(Values<float> a, Values<float> b) {
+  return (Values<float>)_mm512_min_ps((__m512)a, (__m512)b);
+}
+#elif defined(__AVX2__)
+DYNAMICSEG_INLINE Values<float> greater(Values<float> a, Values<float> b) {
+  return (Values<float>)_mm256_max_ps((__m256)a, (__m256)b);
+}
+DYNAMICSEG_INLINE Values<float> lesser(Values<float> a, Values<float> b) {
+  return (Values<float>)_mm256_min_ps((__m256)a, (__m256)b);
+}
+#endif
 
 // Sum of all lanes, in float64.
 template <int kBy = 1, class Vector>
