@@ -24,7 +24,7 @@ from dynamicseg.bench.published import in_one_line
 from dynamicseg.config import SegmenterConfig
 from dynamicseg.model import SegmentationNetwork, seeded_network
 from dynamicseg.ops._runtime import freed_memory_kept
-from dynamicseg.trainer import loss_and_backward
+from dynamicseg.trainer import NO_TERMS, loss_and_backward
 from dynamicseg.weighting import DEFAULT_MU
 
 Step: TypeAlias = Callable[[], "float | Tensor"]
@@ -90,7 +90,7 @@ def our_step(image: Tensor, config: SegmenterConfig) -> Step:
     optimizer = sgd(network, config)
 
     def step() -> Tensor:
-        output, backward = loss_and_backward(network, image, config, None)
+        output, backward = loss_and_backward(network, image, config, NO_TERMS)
         optimizer.zero_grad()
         backward()
         optimizer.step()

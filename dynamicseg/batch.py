@@ -25,6 +25,7 @@ class Batch:
         resume: leaves out what is already done with these settings.
         quiet: only errors are said.
         verbose: a line for each image, also in a pipe.
+        notes: what is to be said at the beginning, in a line each, also in a pipe.
     """
 
     def __init__(
@@ -34,9 +35,11 @@ class Batch:
         resume: bool = False,
         quiet: bool = False,
         verbose: bool = False,
+        notes: Sequence[str] = (),
     ) -> None:
         self.work = work
         self.resume = resume
+        self.notes = () if quiet else notes
         self.console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
         self.shows_progress = self.console.is_terminal and not quiet
         self.tells_each = (self.console.is_terminal or verbose) and not quiet
@@ -55,6 +58,8 @@ class Batch:
     def run(self, found: FoundInputs) -> int:
         """Works on every image; returns the exit status, after naming each input that failed."""
         problems = list(found.problems)
+        for note in self.notes:
+            self.console.print(f"dynamicseg: {note}")
         if found.skipped:
             self._tell(
                 f"left out, for their names look like results of an earlier run: {counted(len(found.skipped), 'file')}"
@@ -117,8 +122,9 @@ class Batch:
         try:
             metadata = json.loads(output_paths(work.output, image.stem, "json")["json"].read_text(encoding="utf-8"))
             input_file = describe_input(image.path, work.channel_axis)
-            made_with = {name: metadata[name] for name in work.settings()}
-            return bool((metadata["input"], made_with) == (input_file, work.settings()))
+            settings = work.settings(image)
+            made_with = {name: metadata[name] for name in settings}
+            return bool((metadata["input"], made_with) == (input_file, settings))
         except (OSError, ValueError, KeyError, TypeError):
             return False
 

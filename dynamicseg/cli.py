@@ -12,12 +12,13 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from dynamicseg.cli_bench import bench_app
-from dynamicseg.cli_common import DATASETS, Unusable, loading, names, usage_in_words, wrong_call
+from dynamicseg.cli_common import DATASETS, Unusable, label_floor_named, loading, names, usage_in_words, wrong_call
 from dynamicseg.cli_export import export_command
 from dynamicseg.cli_predict import predict_command
 from dynamicseg.cli_report import Verbose, report
 from dynamicseg.cli_train import train_command
 from dynamicseg.exit_status import DONE, INTERRUPTED, TERMINATED
+from dynamicseg.terms import DEFAULT_SCRIBBLE_NONE
 from dynamicseg.weighting import DEFAULT_MU, WEIGHTINGS
 
 app = typer.Typer(
@@ -139,6 +140,55 @@ def segment_command(
             "the image. (default: no limit)",
         ),
     ] = None,
+    scribbles: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE|FOLDER",
+            help="Label images with strokes drawn: what they mark keeps its number, and grows over what it means. In a "
+            "folder x.png or x_scribble.png goes with the input x.",
+        ),
+    ] = None,
+    scribble_none: Annotated[
+        int, typer.Option(metavar="VALUE", help="In --scribbles: nothing was drawn here.")
+    ] = DEFAULT_SCRIBBLE_NONE,
+    guide: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE|FOLDER",
+            help="Label images of another model, of any size: regions that it sees are preferred.",
+        ),
+    ] = None,
+    guide_ignore: Annotated[
+        int | None, typer.Option(metavar="VALUE", help="In --guide: any label will do here. (default: nowhere)")
+    ] = None,
+    guide_weight: Annotated[
+        float | None, typer.Option(metavar="W", help="What the guide counts; 0: nothing. (default: 1)")
+    ] = None,
+    guide_fades: Annotated[
+        bool | None,
+        typer.Option(
+            "--guide-fades/--guide-stays", help="In training, less from step to step, or not. (default: fades)"
+        ),
+    ] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE|FOLDER", help="Images that are 0 where there is no data: it has no label, and counts nowhere."
+        ),
+    ] = None,
+    label_floor: Annotated[
+        str | None,
+        typer.Option(
+            metavar="K|auto",
+            help="The weighting takes the number of labels for at least K; auto: as many as colours fall into by the "
+            "silhouette score. (default: 1)",
+        ),
+    ] = None,
+    continuity: Annotated[
+        str | None,
+        typer.Option(metavar="l1|huber", help="How differences of neighbours count: huber is smooth. (default: l1)"),
+    ] = None,
+    diagonals: Annotated[bool, typer.Option("--diagonals", help="Diagonal neighbours count as well.")] = False,
     seed: Annotated[int, typer.Option(help="Same seed and --jobs, same labels on the same machine.")] = 0,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="Where to compute.")] = "auto",
     precision: Annotated[
@@ -186,6 +236,8 @@ def segment_command(
     with loading():
         from dynamicseg._files import check_writable
         from dynamicseg.batch import Batch
+        from dynamicseg.guidance import LabelFile
+        from dynamicseg.guidance_files import find_guidance
         from dynamicseg.inputs import find_images
         from dynamicseg.segment_work import SegmentWork, default_jobs
         from dynamicseg.segmentation import output_paths
@@ -207,17 +259,36 @@ def segment_command(
             area_exponent=area_exponent,
             time_budget=time_budget,
             max_side=max_side,
+            continuity=continuity,  # type: ignore[arg-type]
+            diagonals=diagonals or None,
+            label_floor=label_floor_named(label_floor),
+            guide_weight=guide_weight,
+            guide_fades=guide_fades,
             seed=seed,
             device=device,
             precision=precision,  # type: ignore[arg-type]
+        )
+        folders = {
+            "scribbles": (scribbles, scribble_none),
+            "guide": (guide, guide_ignore),
+            "mask": (mask, None),
+        }
+        files, found = find_guidance(
+            find_images(inputs),
+            {kind: LabelFile(path, none) for kind, (path, none) in folders.items() if path is not None},
         )
         check_writable(output)
     except (ValueError, OSError) as error:
         return wrong_call(str(error))
     work = SegmentWork(
-        output, tuple(wanted_formats), channel_axis, jobs or default_jobs(segmenter), segmenter=segmenter
+        output,
+        tuple(wanted_formats),
+        channel_axis,
+        jobs or default_jobs(segmenter),
+        segmenter=segmenter,
+        guidance=files,
     )
-    return Batch(work, resume=resume, quiet=quiet, verbose=verbose).run(find_images(inputs))
+    return Batch(work, resume=resume, quiet=quiet, verbose=verbose, notes=files.notes).run(found)
 
 
 @app.command(

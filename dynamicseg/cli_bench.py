@@ -181,3 +181,36 @@ def bench_quality_command(
         plot=None if plot_path is None else (quality.plot, plot_path),
         verbose=verbose,
     )
+
+
+@bench_app.command("guidance", epilog="Example: dynamicseg bench guidance BSDS500 --limit 20 --rows none,scribbles")
+def bench_guidance_command(
+    root: Annotated[Path, typer.Argument(metavar="BSDS500", help="The data set's folder.")],
+    split: Annotated[str, typer.Option(help="Which part of it.")] = "val",
+    rows: Annotated[
+        str, typer.Option(help="Separated by commas: none, scribbles, felzenszwalb-alone, felzenszwalb, noise, blocks.")
+    ] = "none,scribbles,felzenszwalb-alone,felzenszwalb,noise,blocks",
+    preset: Annotated[str, typer.Option(metavar="fast|quality|paper", help="As in segment.")] = "fast",
+    guide_weight: Annotated[float | None, typer.Option(help="As in segment.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Images at the most. (default: all)")] = None,
+    every: Annotated[int, typer.Option(help="Only every so many-th image by name.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of strokes, random labels and training.")] = 0,
+    json_path: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON.")] = None,
+) -> int:
+    """Segment annotated images with strokes drawn from an annotation, and with guides good and bad, and score them."""
+    with loading():
+        from dynamicseg.bench import guidance
+    return report(
+        lambda tell: guidance.run(
+            root,
+            split=split,
+            rows=names(rows),
+            limit=limit,
+            every=every,
+            seed=seed,
+            options={"preset": preset, "guide_weight": guide_weight},
+            progress=tell,
+        ),
+        guidance.table,
+        json_path,
+    )

@@ -108,3 +108,8 @@ def height_and_width(size: str) -> tuple[int, int]:
     except ValueError:
         raise ValueError(f"--size {size}: wants HEIGHTxWIDTH, for example 321x481") from None
     return height, width
+
+
+def label_floor_named(text: str | None) -> Any:
+    """What ``--label-floor`` means; what is neither a number nor ``auto`` is refused by ``config.configure``."""
+    return int(text) if text is not None and text.isdecimal() else text

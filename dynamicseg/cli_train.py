@@ -9,6 +9,7 @@ import typer
 
 from dynamicseg.cli_common import loading, names, wrong_call
 from dynamicseg.cli_report import Verbose, report
+from dynamicseg.terms import DEFAULT_SCRIBBLE_NONE
 
 
 def train_command(
@@ -80,6 +81,17 @@ def train_command(
         int | None,
         typer.Option(help="Looks at the images held out, each after 50 steps, without a better one. (default: 5)"),
     ] = None,
+    scribbles: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE|FOLDER",
+            help="Label images with strokes drawn, for some of the inputs: these labels keep their numbers in the "
+            "model. x.png or x_scribble.png goes with the input x.",
+        ),
+    ] = None,
+    scribble_none: Annotated[
+        int, typer.Option(metavar="VALUE", help="In --scribbles: nothing was drawn here.")
+    ] = DEFAULT_SCRIBBLE_NONE,
     seed: Annotated[int, typer.Option(help="Same seed and --steps, same model on the same machine.")] = 0,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="Where to compute.")] = "auto",
     precision: Annotated[
@@ -109,6 +121,7 @@ def train_command(
     """
     with loading():
         from dynamicseg._files import check_writable
+        from dynamicseg.guidance import LabelFile
         from dynamicseg.trained_model import check_suffix
         from dynamicseg.training.config import configure_training
         from dynamicseg.training.session import TrainingSession
@@ -142,7 +155,15 @@ def train_command(
         check_writable(output.parent)
     except (ValueError, OSError) as error:
         return wrong_call(str(error))
-    session = TrainingSession(config, output, channel_axis=channel_axis, resume=resume, quiet=quiet, verbose=verbose)
+    session = TrainingSession(
+        config,
+        output,
+        scribbles=None if scribbles is None else LabelFile(scribbles, scribble_none),
+        channel_axis=channel_axis,
+        resume=resume,
+        quiet=quiet,
+        verbose=verbose,
+    )
     return session.run(inputs)
 
 

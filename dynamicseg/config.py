@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dynamicseg._words import did_you_mean
+from dynamicseg.terms import Continuity
 from dynamicseg.weighting import DEFAULT_MU, Weighting
 
 Preset = Literal["fast", "quality", "paper"]
@@ -29,6 +30,15 @@ class SegmenterConfig(BaseModel):
     weighting: Weighting
     mu: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     """Constant of the weighting."""
+    continuity: Continuity
+    diagonals: bool
+    """Whether diagonal neighbours count in the continuity as well."""
+    label_floor: Annotated[int, Field(ge=1)] | Literal["auto"]
+    """The weighting takes the number of labels to be at least this. ``"auto"``: as many as colours fall into."""
+    guide_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    """What a guide counts: its cross-entropy in the loss, and in a consensus its vote."""
+    guide_fades: bool
+    """Whether the guide counts less in the loss from step to step, and nothing in the last."""
     max_steps: Annotated[int, Field(ge=1)]
     """Training ends after this many steps at the latest."""
     stop_labels: Annotated[int, Field(ge=1)]
@@ -96,9 +106,19 @@ _FAST: dict[str, Any] = {
 # Small regions are better outlined above finer superpixels; more networks or more steps have not helped.
 _QUALITY: dict[str, Any] = {**_FAST, "superpixel_scale": 10.0, "superpixel_min_size": 10}
 _PRESETS: dict[str, dict[str, Any]] = {"fast": _FAST, "quality": _QUALITY, "paper": _PAPER}
-_OF_NO_PRESET: dict[str, Any] = {"seed": 0, "device": "auto", "time_budget": None, "max_side": None}
+_OF_NO_PRESET: dict[str, Any] = {
+    "seed": 0,
+    "device": "auto",
+    "time_budget": None,
+    "max_side": None,
+    "continuity": "l1",
+    "diagonals": False,
+    "label_floor": 1,
+    "guide_weight": 1.0,
+    "guide_fades": True,
+}
 
-_WANTED = {"device": "auto, cpu, cuda or cuda:N"}
+_WANTED = {"device": "auto, cpu, cuda or cuda:N", "label_floor": "a whole number, at least 1, or auto"}
 
 
 def configure(preset: str = "fast", **options: Any) -> SegmenterConfig:
@@ -117,7 +137,7 @@ def configure(preset: str = "fast", **options: Any) -> SegmenterConfig:
     chosen = {name: value for name, value in options.items() if value is not None}
     fields = {**_OF_NO_PRESET, **_PRESETS[preset], **chosen, "preset": preset}
     published_numbers = fields["precision"] == "float32" and fields["superpixel_scale"] is None
-    if not published_numbers and "loss" not in chosen:
+    if "loss" not in chosen and not (published_numbers and _has_published_terms(fields)):
         fields["loss"] = "fused"
     if "mu" not in fields and fields["weighting"] in DEFAULT_MU:
         fields["mu"] = DEFAULT_MU[fields["weighting"]]
@@ -129,7 +149,8 @@ def configure(preset: str = "fast", **options: Any) -> SegmenterConfig:
     try:
         config = SegmenterConfig(**fields)
     except ValidationError as error:
-        raise ValueError("; ".join(problem_in_words(problem) for problem in error.errors())) from None
+        problems = dict.fromkeys(problem_in_words(problem) for problem in error.errors())
+        raise ValueError("; ".join(problems)) from None
     if config.min_labels is not None and config.max_labels is not None and config.min_labels > config.max_labels:
         raise ValueError(f"min_labels wants at most max_labels ({config.max_labels}), not {config.min_labels}")
     if config.regions == "labels" and "area_exponent" in chosen:
@@ -138,7 +159,18 @@ def configure(preset: str = "fast", **options: Any) -> SegmenterConfig:
         raise ValueError("regions 'consensus' are put together from superpixels: choose a superpixel_scale")
     if config.loss == "published" and config.superpixel_scale is not None:
         raise ValueError("loss 'published' knows no superpixels: choose 'fused', or the preset paper")
+    if config.loss == "published" and not _has_published_terms(fields):
+        raise ValueError("loss 'published' has no Huber continuity, diagonals or label floor: choose 'fused'")
     return config
+
+
+def guided(config: SegmenterConfig) -> SegmenterConfig:
+    """The configuration for an image with scribbles, a guide or a mask, which the published loss does not know."""
+    return config.model_copy(update={"loss": "fused"})
+
+
+def _has_published_terms(fields: dict[str, Any]) -> bool:
+    return bool(fields["continuity"] == "l1" and not fields["diagonals"] and fields["label_floor"] == 1)
 
 
 def problem_in_words(problem: Any) -> str:

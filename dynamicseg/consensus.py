@@ -20,6 +20,7 @@ import numpy as np
 from scipy.sparse import coo_array, csr_array, hstack
 
 from dynamicseg import _native
+from dynamicseg.partition import connected_components
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,7 +29,11 @@ if TYPE_CHECKING:
 
 
 def consensus_regions(
-    tree: RegionTree, segmentations: Sequence[NDArray[np.int64]], area_exponent: float
+    tree: RegionTree,
+    segmentations: Sequence[NDArray[np.int64]],
+    area_exponent: float,
+    guide: NDArray[np.int64] | None = None,
+    guide_vote: float = 1.0,
 ) -> NDArray[np.int64]:
     """The regions of ``tree`` that ``segmentations`` agree upon most.
 
@@ -36,12 +41,19 @@ def consensus_regions(
         tree: of the regions to choose from.
         segmentations: one or more maps ``[H, W]``; in each, a number from 0 upwards is one region.
         area_exponent: 0 to 2; about 0.6 gives many small regions, 1.1 a few large ones.
+        guide: ``[H, W]`` labels of one segmentation more, -1 where any will do; None: there is none.
+        guide_vote: what it counts, each of the others being 1; less for a region of which it labels but a part.
 
     Returns:
-        ``[H, W]`` numbers from 0 without gaps.
+        ``[H, W]`` numbers from 0 without gaps, -1 where the tree has no data.
     """
     areas = tree.areas()
-    worth = stability(tree, areas, segmentations) * areas.astype(np.float64) ** area_exponent
+    agreement = stability(tree, areas, segmentations)
+    if guide is not None:
+        vote = guide_vote * tree.sums(np.bincount(tree.superpixels[(guide >= 0) & (tree.superpixels >= 0)])) / areas
+        of_guide = stability(tree, areas, [connected_components(guide)])
+        agreement = (len(segmentations) * agreement + vote * of_guide) / (len(segmentations) + vote)
+    worth = agreement * areas.astype(np.float64) ** area_exponent
     return tree.region_map(_best_cut(tree, worth))
 
 
@@ -79,8 +91,9 @@ def stability(
 def _overlaps(tree: RegionTree, segmentation: NDArray[np.int64]) -> csr_array:
     """``[leaves, regions]``: pixels that lie in both."""
     shape = (tree.leaves, int(segmentation.max()) + 1)
-    ones = np.ones(segmentation.size, np.int64)
-    return csr_array(coo_array((ones, (tree.superpixels.ravel(), segmentation.ravel())), shape=shape))
+    valid = tree.superpixels >= 0
+    leaves, regions = tree.superpixels[valid], segmentation[valid]
+    return csr_array(coo_array((np.ones(len(leaves), np.int64), (leaves, regions)), shape=shape))
 
 
 def _best_cut(tree: RegionTree, worth: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -133,8 +133,8 @@ class _Pipeline:
 
     def _next_group(self) -> list[_Ready]:
         config = self._work.segmenter.config
-        shape = self._ready[0].prepared.values.shape
-        alike = [one for one in self._ready if one.prepared.values.shape == shape]
+        shape, kind = self._ready[0].prepared.values.shape, self._ready[0].prepared.kind
+        alike = [one for one in self._ready if one.prepared.kind == kind]
         most = 1 if config.time_budget is not None else min(len(alike), _TOGETHER)
         fitting = images_that_fit(shape, config, self._device, most)
         # A power of two: of few sizes of groups each comes again, and finds its step captured.

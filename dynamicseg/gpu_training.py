@@ -16,10 +16,11 @@ from torch import Tensor
 
 from dynamicseg.config import SegmenterConfig
 from dynamicseg.devices import repeatable_convolutions
+from dynamicseg.image_terms import ImageTerms, guide_weights
 from dynamicseg.model import seeded_network
 from dynamicseg.ops import DynamicLossOutput, _runtime
 from dynamicseg.time_budget import StepClock
-from dynamicseg.trainer import OnStep, StepRecord, Stopped, Trained, check_finite, loss_and_backward
+from dynamicseg.trainer import NO_TERMS, OnStep, StepRecord, Stopped, Trained, check_finite, loss_and_backward
 
 # Steps between two looks at what they gave. A look waits for the GPU; a step after the last is work for nothing.
 _STEPS_BETWEEN_LOOKS = 8
@@ -37,23 +38,24 @@ class TrainingStep:
     Args:
         image: ``[1, bands, H, W]`` float32.
         config: with ``precision`` resolved, and ``loss`` fused.
-        superpixels: ``[1, H, W]`` int64, or None.
-        superpixel_count: above their numbers; None without them.
+        terms: what else the loss is told.
+        superpixel_count: above the numbers of superpixels; None without them.
 
     Attributes:
         labels: ``[H, W]`` int64, of the last step.
+        stop_labels: after a step with so few labels there is none.
     """
 
     def __init__(
         self,
         image: Tensor,
         config: SegmenterConfig,
-        superpixels: Tensor | None,
+        terms: ImageTerms,
         superpixel_count: int | None,
     ) -> None:
         self._config = config
         self._image = image.contiguous(memory_format=torch.channels_last).clone(memory_format=torch.channels_last)
-        self._superpixels = None if superpixels is None else superpixels.clone()
+        self._terms = terms.copied()
         self._superpixel_count = superpixel_count
         device = image.device
         self._network = seeded_network(image.shape[1], config).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -61,17 +63,22 @@ class TrainingStep:
         self._initial = [parameter.detach().clone() for parameter in self._parameters]
         self._momenta = [torch.zeros_like(parameter) for parameter in self._parameters]
         self._learning_rate = torch.zeros((), device=device)
+        self._stop_labels = torch.zeros((), dtype=torch.int64, device=device)
+        weights = guide_weights(config.guide_weight, config.guide_fades, config.max_steps)
+        # The steps before the capture come on top, and none counts.
+        self._guide_weights = torch.cat([weights, weights.new_zeros(_STEPS_BEFORE_CAPTURE)]).to(device)
         self._steps_done = torch.zeros(1, dtype=torch.int64, device=device)
         self._records = torch.zeros(config.max_steps + _STEPS_BEFORE_CAPTURE, 5, dtype=torch.float64, device=device)
         self.labels = torch.zeros(image.shape[2:], dtype=torch.int64, device=device)
-        self.begin_again(image, superpixels)
+        self.begin_again(image, terms)
 
-    def begin_again(self, image: Tensor, superpixels: Tensor | None) -> None:
-        """With the network as it was at first, on another image of the same size."""
+    def begin_again(self, image: Tensor, terms: ImageTerms) -> None:
+        """With the network as it was at first, on another image of the same size, with terms of the same kind."""
         with torch.no_grad():
             self._image.copy_(image)
-            if self._superpixels is not None and superpixels is not None:
-                self._superpixels.copy_(superpixels)
+            self._terms.overwrite(terms)
+            self.stop_labels = max(self._config.stop_labels, terms.least_labels)
+            self._stop_labels.fill_(self.stop_labels)
             torch._foreach_copy_(self._parameters, self._initial)
             torch._foreach_zero_(self._momenta)
             self._learning_rate.fill_(self._config.learning_rate)
@@ -80,7 +87,12 @@ class TrainingStep:
     def run(self) -> None:
         """Forward, loss, backward, and an update if labels are not few yet."""
         output, backward = loss_and_backward(
-            self._network, self._image, self._config, self._superpixels, self._superpixel_count
+            self._network,
+            self._image,
+            self._config,
+            self._terms,
+            guide_weight=self._guide_weights.index_select(0, self._steps_done)[0],
+            superpixel_count=self._superpixel_count,
         )
         self._records.index_copy_(0, self._steps_done, _row(output))
         self._steps_done += 1
@@ -89,7 +101,7 @@ class TrainingStep:
             parameter.grad = None
         backward()
         with torch.no_grad():
-            self._learning_rate *= output.label_counts[0] > self._config.stop_labels
+            self._learning_rate *= output.label_counts[0] > self._stop_labels
             gradients = [parameter.grad for parameter in self._parameters]
             torch._foreach_mul_(self._momenta, self._config.momentum)
             torch._foreach_add_(self._momenta, gradients)
@@ -149,20 +161,18 @@ class GpuTrainer:
         image: Tensor,
         on_step: OnStep | None = None,
         *,
-        superpixels: Tensor | None = None,
+        terms: ImageTerms = NO_TERMS,
         deadline: float | None = None,
     ) -> Trained:
         """As ``trainer.train_on_image``, but steps are told in groups, a little late."""
-        return self.train_together(
-            [image], [on_step], superpixels=None if superpixels is None else [superpixels], deadline=deadline
-        )[0]
+        return self.train_together([image], [on_step], terms=[terms], deadline=deadline)[0]
 
     def train_together(
         self,
         images: Sequence[Tensor],
         on_step: Sequence[OnStep | None] | None = None,
         *,
-        superpixels: Sequence[Tensor] | None = None,
+        terms: Sequence[ImageTerms] | None = None,
         deadline: float | None = None,
     ) -> list[Trained]:
         """A network of its own for each image, side by side: one small image does not keep a GPU busy.
@@ -170,11 +180,11 @@ class GpuTrainer:
         Args:
             images: each ``[1, bands, H, W]`` float32, all of one size.
             on_step: for each image, see ``trainer.train_on_image``.
-            superpixels: for each image, ``[1, H, W]`` int64.
+            terms: for each image, all of one kind; None: the loss is told nothing else.
             deadline: see ``trainer.train_on_image``.
 
         Raises:
-            ValueError: sizes differ, or a loss is not finite any more.
+            ValueError: sizes or kinds of terms differ, or a loss is not finite any more.
             torch.OutOfMemoryError: the GPU has too little memory.
         """
         if len({image.shape for image in images}) != 1:
@@ -183,7 +193,7 @@ class GpuTrainer:
         watchers = [None] * len(images) if on_step is None else list(on_step)
         try:
             with repeatable_convolutions(float32=self._config.precision == "float32"):
-                return self._train(images, superpixels, watchers, deadline)
+                return self._train(images, [NO_TERMS] * len(images) if terms is None else terms, watchers, deadline)
         except torch.OutOfMemoryError:
             self._forget()  # for the next image
             raise
@@ -191,11 +201,11 @@ class GpuTrainer:
     def _train(
         self,
         images: Sequence[Tensor],
-        superpixels: Sequence[Tensor] | None,
+        terms: Sequence[ImageTerms],
         watchers: Sequence[OnStep | None],
         deadline: float | None,
     ) -> list[Trained]:
-        prepared = self._prepare(images, superpixels)
+        prepared = self._prepare(images, terms)
         histories: list[list[StepRecord]] = [[] for _ in images]
         clock = StepClock(deadline)
         done = 0
@@ -205,14 +215,16 @@ class GpuTrainer:
                 prepared.run()
             for step, history, watcher, image in zip(prepared.steps, histories, watchers, images, strict=True):
                 for record in step.records(done, done + group):
-                    if history and history[-1]["n_labels"] <= self._config.stop_labels:
+                    if history and history[-1]["n_labels"] <= step.stop_labels:
                         break
                     check_finite(record, image)
                     history.append(record)
                     if watcher is not None:
                         watcher(record)
             done += group
-            reasons = [self._stopped(history, done) for history in histories]
+            reasons = [
+                self._stopped(history, done, step) for history, step in zip(histories, prepared.steps, strict=True)
+            ]
             if None in reasons and not clock.another_step_fits():
                 reasons = [reason or "time_budget" for reason in reasons]
             if None not in reasons:
@@ -222,33 +234,36 @@ class GpuTrainer:
                     if reason is not None
                 ]
 
-    def _stopped(self, history: list[StepRecord], done: int) -> Stopped | None:
-        if history[-1]["n_labels"] <= self._config.stop_labels:
+    def _stopped(self, history: list[StepRecord], done: int, step: TrainingStep) -> Stopped | None:
+        if history[-1]["n_labels"] <= step.stop_labels:
             return "few_labels"
         return "max_steps" if done >= self._config.max_steps else None
 
-    def prepare(self, images: Sequence[Tensor], superpixels: Sequence[Tensor] | None = None) -> PreparedSteps:
+    def prepare(self, images: Sequence[Tensor], terms: Sequence[ImageTerms] | None = None) -> PreparedSteps:
         """Steps at their beginning, captured now or for earlier images of the same size; see ``train_together``."""
         with repeatable_convolutions(float32=self._config.precision == "float32"):
-            return self._prepare(images, superpixels)
+            return self._prepare(images, [NO_TERMS] * len(images) if terms is None else terms)
 
-    def _prepare(self, images: Sequence[Tensor], superpixels: Sequence[Tensor] | None) -> PreparedSteps:
-        count = None if superpixels is None else max(_superpixel_count(one) for one in superpixels)
-        size = (len(images), images[0].shape, count)
-        ones = [None] * len(images) if superpixels is None else list(superpixels)
-        prepared = self._kept.pop(size, None) or self._steps(size, images, ones, count)
+    def _prepare(self, images: Sequence[Tensor], terms: Sequence[ImageTerms]) -> PreparedSteps:
+        counts = [_superpixel_count(one.superpixels) for one in terms if one.superpixels is not None]
+        count = max(counts, default=None)
+        kinds = {one.kind for one in terms}
+        if len(kinds) != 1:
+            raise ValueError("images with other terms of the loss cannot be trained on together")
+        size = (len(images), images[0].shape, count, *kinds)
+        prepared = self._kept.pop(size, None) or self._steps(size, images, terms, count)
         self._kept[size] = prepared
         if len(self._kept) > _KEPT:
             del self._kept[next(iter(self._kept))]
-        for step, image, one in zip(prepared.steps, images, ones, strict=True):
+        for step, image, one in zip(prepared.steps, images, terms, strict=True):
             step.begin_again(image, one)
         return prepared
 
     def _steps(
-        self, size: tuple[object, ...], images: Sequence[Tensor], ones: Sequence[Tensor | None], count: int | None
+        self, size: tuple[object, ...], images: Sequence[Tensor], terms: Sequence[ImageTerms], count: int | None
     ) -> PreparedSteps:
         def new() -> PreparedSteps:
-            steps = [TrainingStep(image, self._config, one, count) for image, one in zip(images, ones, strict=True)]
+            steps = [TrainingStep(image, self._config, one, count) for image, one in zip(images, terms, strict=True)]
             return PreparedSteps(steps, _captured(steps, images[0].device))
 
         try:

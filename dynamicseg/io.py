@@ -35,6 +35,7 @@ __all__ = [
     "display_rgb",
     "label_map_suffix",
     "label_palette",
+    "no_data_number",
     "read_image",
     "read_label_map",
     "unit_values",
@@ -264,22 +265,36 @@ def label_map_suffix(n_labels: int) -> str:
     return ".png" if n_labels <= _GREY_LABELS else ".tif"
 
 
+def no_data_number(n_labels: int) -> int:
+    """Return what stands for pixels without data in the file of so many labels: the highest number it can hold."""
+    if n_labels < _PALETTE_LABELS:
+        return _PALETTE_LABELS - 1
+    return _GREY_LABELS - 1 if n_labels < _GREY_LABELS else int(np.iinfo(np.uint32).max)
+
+
 def write_label_map(
     path: str | os.PathLike[str], labels: NDArray[Any], palette: NDArray[np.uint8] | None = None
 ) -> None:
     """Write labels `[H, W]`, integers from 0, so that the file holds the label numbers.
+
+    Labels of -1, pixels without data, become `no_data_number`: 255, black, beside up to 255 labels.
 
     A `.png` is a palette image for labels up to 255, and 16-bit grey for labels up to 65535; a `.tif` is uint32 with
     lossless compression. `palette` holds the colours, uint8 `[n, 3]`, by default those of `label_palette`.
 
     Raises:
         TypeError: not integers.
-        ValueError: not `[H, W]`, empty, negative labels, labels too large for the suffix, or
+        ValueError: not `[H, W]`, empty, labels below -1, labels too large for the suffix, or
             another suffix.
         OSError: the folder cannot be written to.
     """
     path = Path(path)
     largest = _largest_label(path, labels)
+    if labels.min() < 0:
+        labels = np.where(labels < 0, no_data_number(largest + 1), labels.astype(np.int64))
+        palette = label_palette(largest + 1) if palette is None else palette
+        palette = np.concatenate([palette, np.zeros((max(0, _PALETTE_LABELS - len(palette)), 3), np.uint8)])
+        largest = no_data_number(largest + 1)
     suffix = path.suffix.lower()
     if suffix in {".tif", ".tiff"}:
         import tifffile
@@ -301,8 +316,8 @@ def _largest_label(path: Path, labels: NDArray[Any]) -> int:
         text = f"label map has shape {labels.shape}; want [H, W] with at least one pixel"
         raise ValueError(one_line(path, text))
     smallest, largest = int(labels.min()), int(labels.max())
-    if smallest < 0 or largest > np.iinfo(np.uint32).max:
-        text = f"labels run from {smallest} to {largest}; want 0 to 4294967295"
+    if smallest < -1 or largest > np.iinfo(np.uint32).max:
+        text = f"labels run from {smallest} to {largest}; want 0 to 4294967295, or -1 for no data"
         raise ValueError(one_line(path, text))
     return largest
 

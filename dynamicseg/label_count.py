@@ -34,6 +34,12 @@ class PixelFeatures:
         self._network_labels = of_network.part
         self._count = len(of_network)
 
+    def at(self, pixels: NDArray[np.int64]) -> PixelFeatures:
+        """The same of these pixels alone, by number."""
+        if len(pixels) == len(self._colours):
+            return self
+        return PixelFeatures(self._colours[pixels][None], self._network_labels[pixels])
+
     def of(self, pixels: NDArray[np.int64]) -> NDArray[np.float64]:
         """``[n, D + K]``, with K the network's labels among ``pixels``, if there are two or more of them."""
         colours = self._colours[pixels] / _COLOUR_UNIT
@@ -50,6 +56,63 @@ class PixelFeatures:
         both = np.bincount(numbers * self._count + self._network_labels, minlength=len(areas) * self._count)
         shares = both.reshape(len(areas), self._count) / areas
         return np.concatenate([np.stack(sums, axis=1) / areas / _COLOUR_UNIT, shares / np.sqrt(2)], axis=1)
+
+
+def counted_labels(
+    labels: NDArray[np.int64],
+    scribbles: NDArray[np.int64] | None,
+    drawn: int,
+    features: PixelFeatures,
+    least: int | None,
+    most: int | None,
+) -> NDArray[np.int64]:
+    """``with_label_count``, but labels that were drawn stay, and keep all that was drawn of them.
+
+    Args:
+        labels: ``[H, W]``, numbers below ``drawn`` for the labels drawn, -1 where there is no data.
+        scribbles: ``[H, W]``, labels drawn, -1 elsewhere.
+        drawn: how many labels are drawn.
+        features: of the same pixels.
+        least: see ``with_label_count``.
+        most: see ``with_label_count``; at least ``drawn``.
+    """
+    flat = labels.ravel()
+    own = flat >= drawn
+    count = drawn + len(np.unique(flat[own]))
+    if most is not None and count > most:
+        if most == drawn:  # in regions all are grown into one that was drawn
+            result = flat.copy()
+            result[own] = _nearest_drawn(flat, own, drawn, features)
+            return result.reshape(labels.shape)
+        chosen, least = np.flatnonzero(own), None
+        most -= drawn
+    elif least is not None and count < least:
+        free = flat >= 0 if scribbles is None else (flat >= 0) & (scribbles.ravel() < 0)
+        chosen, most = np.flatnonzero(free), None
+        least -= drawn - len(np.unique(flat[free & ~own]))
+    else:
+        return labels
+    found = partition(flat[chosen])
+    counted = with_label_count(found.part[None], features.at(chosen), least, most)[0]
+    # A part of a label that is split keeps its number; the new ones come after all others.
+    names = np.concatenate([found.numbers, int(flat.max()) + 1 + np.arange(int(counted.max()) + 1)])
+    result = flat.copy()
+    result[chosen] = names[counted]
+    return result.reshape(labels.shape)
+
+
+def _nearest_drawn(
+    flat: NDArray[np.int64], own: NDArray[np.bool_], drawn: int, features: PixelFeatures
+) -> NDArray[np.int64]:
+    """For each pixel of ``own``, the label drawn whose mean features are the nearest to those of its own label."""
+    valid = np.flatnonzero(flat >= 0)
+    found = partition(flat[valid])
+    means = features.at(valid).means(found.part)
+    position = np.searchsorted(found.numbers, flat[own])
+    of_drawn = found.numbers < drawn
+    distances = np.square(means[:, None] - means[of_drawn][None]).sum(axis=2)
+    nearest: NDArray[np.int64] = found.numbers[of_drawn][distances.argmin(axis=1)][position]
+    return nearest
 
 
 def with_label_count(

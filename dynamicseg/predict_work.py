@@ -69,7 +69,7 @@ class PredictWork(Work):
         """Tiles and frames are counted as they come."""
         return None
 
-    def settings(self) -> Mapping[str, Any]:
+    def settings(self, image: InputImage) -> Mapping[str, Any]:
         """The model, and what runs it."""
         return {"model": dict(self.predictor.model), "runtime": dict(self.predictor.runtime)}
 

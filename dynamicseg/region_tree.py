@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from dynamicseg import _native
 
@@ -19,6 +21,8 @@ from dynamicseg import _native
 # Tuned on BSDS500 train, where a third and three times as much score alike.
 _GRADIENT_WEIGHT = 15.0
 _GRADIENT_SIGMA = 1.0
+# Of a border between parts of an image that pixels without data keep apart: they are merged last.
+_NO_BORDER_GRADIENT = 1e6
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +30,7 @@ class RegionTree:
     """Nodes 0 to ``leaves`` - 1 are superpixels; node ``leaves + i`` is the union of the two of ``children[i]``.
 
     Attributes:
-        superpixels: ``[H, W]`` int64, the leaf of each pixel.
+        superpixels: ``[H, W]`` int64, the leaf of each pixel, -1 where there is no data.
         leaves: how many there are.
         children: ``[leaves - 1, 2]`` int64, in the order of merging, the most similar first. The last node is the whole
             image: on a grid no superpixel is without neighbours.
@@ -38,20 +42,27 @@ class RegionTree:
 
     def areas(self) -> NDArray[np.int64]:
         """Pixels of each node."""
-        areas = np.empty(self.leaves + len(self.children), np.int64)
-        areas[: self.leaves] = np.bincount(self.superpixels.ravel(), minlength=self.leaves)
+        return self.sums(np.bincount(self.superpixels[self.superpixels >= 0]))
+
+    def sums(self, of_leaves: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Of each node, the sum over its leaves; those beyond the end of ``of_leaves`` have 0."""
+        sums = np.zeros(self.leaves + len(self.children), np.int64)
+        sums[: len(of_leaves)] = of_leaves
         for node, (first, second) in enumerate(self.children, self.leaves):
-            areas[node] = areas[first] + areas[second]
-        return areas
+            sums[node] = sums[first] + sums[second]
+        return sums
 
     def region_map(self, nodes: NDArray[np.int64]) -> NDArray[np.int64]:
-        """``[H, W]``: for each pixel, which of ``nodes`` it lies in, as a position; they must cover every leaf once."""
+        """``[H, W]``: for each pixel, which of ``nodes`` it lies in, as a position; they must cover every leaf once.
+
+        -1 where there is no data.
+        """
         position = np.full(self.leaves + len(self.children), -1, np.int64)
         position[nodes] = np.arange(len(nodes))
         for node in range(len(position) - 1, self.leaves - 1, -1):
             if position[node] >= 0:
                 position[self.children[node - self.leaves]] = position[node]
-        return position[self.superpixels]
+        return np.where(self.superpixels < 0, -1, position[self.superpixels])
 
 
 def merge_neighbours(superpixels: NDArray[np.int64], colours: NDArray[np.float32]) -> RegionTree:
@@ -62,13 +73,13 @@ def merge_neighbours(superpixels: NDArray[np.int64], colours: NDArray[np.float32
     apart even where their means are alike. Of equally similar pairs the one with the lowest node goes first.
 
     Args:
-        superpixels: ``[H, W]``, numbers from 0 without gaps.
+        superpixels: ``[H, W]``, numbers from 0 without gaps, -1 where there is no data.
         colours: ``[H, W, D]``, see ``colours.colours``.
     """
     leaves = int(superpixels.max()) + 1
-    areas = np.bincount(superpixels.ravel(), minlength=leaves).astype(np.float64)
-    means = np.ascontiguousarray(_mean_colours(superpixels, colours, leaves))
-    borders = _borders(superpixels, _gradient(colours), leaves)
+    areas = np.bincount(superpixels[superpixels >= 0], minlength=leaves).astype(np.float64)
+    means = np.ascontiguousarray(mean_colours(superpixels, colours, leaves))
+    borders = _connected(borders_of(superpixels, colours, leaves), leaves)
     children = np.empty((leaves - 1, 2), np.int64)
     _native.merge_neighbours(
         leaves=leaves,
@@ -86,9 +97,11 @@ def merge_neighbours(superpixels: NDArray[np.int64], colours: NDArray[np.float32
     return RegionTree(superpixels, leaves, children)
 
 
-def _mean_colours(superpixels: NDArray[np.int64], colours: NDArray[np.float32], leaves: int) -> NDArray[np.float64]:
-    numbers = superpixels.ravel()
-    sums = [np.bincount(numbers, colours[..., d].ravel(), leaves) for d in range(colours.shape[2])]
+def mean_colours(superpixels: NDArray[np.int64], colours: NDArray[np.float32], leaves: int) -> NDArray[np.float64]:
+    """``[leaves, D]``, see ``merge_neighbours``."""
+    valid = superpixels >= 0
+    numbers = superpixels[valid]
+    sums = [np.bincount(numbers, colours[..., d][valid], leaves) for d in range(colours.shape[2])]
     means: NDArray[np.float64] = np.stack(sums, axis=1) / np.bincount(numbers, minlength=leaves)[:, None]
     return means
 
@@ -105,7 +118,7 @@ def _gradient(colours: NDArray[np.float32]) -> NDArray[np.float64]:
     return lengths
 
 
-class _Borders(NamedTuple):
+class Borders(NamedTuple):
     """Between superpixels that share a side of a pixel; each array has one entry a pair.
 
     Attributes:
@@ -120,19 +133,37 @@ class _Borders(NamedTuple):
     gradients: NDArray[np.float64]
 
 
-def _borders(superpixels: NDArray[np.int64], gradient: NDArray[np.float64], leaves: int) -> _Borders:
+def borders_of(superpixels: NDArray[np.int64], colours: NDArray[np.float32], leaves: int) -> Borders:
+    """All borders between superpixels, see ``merge_neighbours``."""
+    gradient = _gradient(colours)
     keys, strengths = [], []
     for here, there in (
         ((slice(None, -1), slice(None)), (slice(1, None), slice(None))),
         ((slice(None), slice(None, -1)), (slice(None), slice(1, None))),
     ):
-        differ = superpixels[here] != superpixels[there]
-        low = np.minimum(superpixels[here], superpixels[there])[differ]
-        high = np.maximum(superpixels[here], superpixels[there])[differ]
-        keys.append(low * leaves + high)
+        low = np.minimum(superpixels[here], superpixels[there])
+        high = np.maximum(superpixels[here], superpixels[there])
+        differ = (low != high) & (low >= 0)
+        keys.append(low[differ] * leaves + high[differ])
         strengths.append((gradient[here] + gradient[there])[differ] / 2)
     pairs, pair_of = np.unique(np.concatenate(keys), return_inverse=True)
     lengths = np.bincount(pair_of, minlength=len(pairs))
     gradients = np.bincount(pair_of, np.concatenate(strengths), len(pairs))
     first, second = np.divmod(pairs, leaves)
-    return _Borders(first, second, lengths.astype(np.float64), gradients.astype(np.float64))
+    return Borders(first, second, lengths.astype(np.float64), gradients.astype(np.float64))
+
+
+def _connected(borders: Borders, leaves: int) -> Borders:
+    """With a border more between the parts of an image that pixels without data keep apart, one after another."""
+    graph = coo_array((borders.lengths, (borders.first, borders.second)), shape=(leaves, leaves))
+    count, part = connected_components(graph, directed=False)
+    if count == 1:
+        return borders
+    _, one_of_each = np.unique(part, return_index=True)
+    ends = np.sort(one_of_each).astype(np.int64)
+    return Borders(
+        np.concatenate([borders.first, ends[:-1]]),
+        np.concatenate([borders.second, ends[1:]]),
+        np.concatenate([borders.lengths, np.ones(count - 1)]),
+        np.concatenate([borders.gradients, np.full(count - 1, _NO_BORDER_GRADIENT)]),
+    )

@@ -38,17 +38,17 @@ def reduced(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.fl
     return np.ascontiguousarray(within[0].permute(1, 2, 0).numpy())
 
 
-def enlarged_labels(labels: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """The label map ``[h, w]`` at ``size`` (height, width), neither of them smaller than before.
+def resized_labels(labels: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """The label map ``[h, w]`` at ``size`` (height, width): each pixel has the nearest label.
 
-    Each pixel has the nearest label; no label is lost, and none is new.
+    No label is new, and none is lost where neither side is smaller than before.
     """
     if labels.shape == size:
         return labels
-    rows, columns = (_nearest(old, new) for old, new in zip(labels.shape, size, strict=True))
+    rows, columns = (nearest(old, new) for old, new in zip(labels.shape, size, strict=True))
     return labels[rows[:, None], columns]
 
 
-def _nearest(old: int, new: int) -> NDArray[np.int64]:
+def nearest(old: int, new: int) -> NDArray[np.int64]:
     """For each of ``new`` pixels in a row, which of ``old`` pixels lies over its centre; in whole numbers, so exact."""
     return (2 * np.arange(new, dtype=np.int64) + 1) * old // (2 * new)

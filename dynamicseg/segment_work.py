@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynamicseg import gpu_pipeline
 from dynamicseg._words import counted
+from dynamicseg.guidance_files import GuidanceFiles
 from dynamicseg.inputs import InputImage
 from dynamicseg.memory import usable_cores
 from dynamicseg.workers import Outcome, Show, ShowImage, Work, failure
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from dynamicseg.trainer import OnStep
 
 _MOST_JOBS_BESIDE_A_GPU = 16
+NO_FILES = GuidanceFiles()
 
 
 def default_jobs(segmenter: Segmenter) -> int:
@@ -34,6 +36,7 @@ class SegmentWork(Work):
     """
 
     segmenter: Segmenter
+    guidance: GuidanceFiles = NO_FILES
 
     def outcomes(self, images: Iterable[InputImage], show: ShowImage) -> Generator[Outcome, None, None]:
         """As any work; on a GPU in stages, unless there is one image alone, for which no process need begin."""
@@ -48,7 +51,9 @@ class SegmentWork(Work):
     def finish(self, image: InputImage, show: Show) -> str:
         """Trains on the image, and saves its segmentation."""
         show(0, "reading")
-        segmentation = self.segmenter.segment(image.path, channel_axis=self.channel_axis, on_step=self.on_step(show))
+        segmentation = self.segmenter.segment(
+            image.path, channel_axis=self.channel_axis, on_step=self.on_step(show), **self.guidance.of(image)
+        )
         return self.save(image, segmentation, show)
 
     def on_step(self, show: Show) -> OnStep:
@@ -60,7 +65,9 @@ class SegmentWork(Work):
     def prepare(self, image: InputImage, available: int | None, show: Show) -> Prepared | Outcome:
         """See ``Segmenter.prepare``."""
         try:
-            return self.segmenter.prepare(image.path, channel_axis=self.channel_axis, available=available)
+            return self.segmenter.prepare(
+                image.path, channel_axis=self.channel_axis, available=available, **self.guidance.of(image)
+            )
         except Exception as error:
             return failure(image, error)
 
@@ -85,6 +92,11 @@ class SegmentWork(Work):
         """Training may end before."""
         return self.segmenter.config.max_steps
 
-    def settings(self) -> Mapping[str, Any]:
-        """The configuration."""
-        return {"config": self.segmenter.config.model_dump(mode="json")}
+    def settings(self, image: InputImage) -> Mapping[str, Any]:
+        """The configuration, and the files that steer the image."""
+        files = self.guidance.of(image)
+        config = self.segmenter.config_with(bool(files))
+        return {
+            "config": config.model_dump(mode="json"),
+            "guidance": {kind: file.described() for kind, file in files.items()},
+        }

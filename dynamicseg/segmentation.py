@@ -19,6 +19,7 @@ from dynamicseg.io import (
     display_rgb,
     label_map_suffix,
     label_palette,
+    no_data_number,
     write_image,
     write_json,
     write_label_map,
@@ -39,6 +40,7 @@ _TAILS = {
     "json": ".json",
 }
 DEFAULT_FORMATS = ("png", "overlay", "json")
+_DIM = 0.25  # of the brightness of pixels without data, in an overlay
 
 
 def relabel_by_area(labels: NDArray[Any]) -> NDArray[np.int32]:
@@ -62,6 +64,25 @@ def relabel_by_area(labels: NDArray[Any]) -> NDArray[np.int32]:
     rank = np.empty(len(areas), np.int32)
     rank[np.argsort(-areas, kind="stable")] = np.arange(len(areas), dtype=np.int32)
     return rank[compact]
+
+
+def final_numbers(labels: NDArray[Any], drawn: NDArray[np.int64]) -> NDArray[np.int32]:
+    """The numbers that labels have in a result.
+
+    Args:
+        labels: integers ``[H, W]``; -1 where there is no data, positions in ``drawn`` for labels drawn, any higher
+            number for others.
+        drawn: the numbers of the labels drawn, ascending; empty where there are no scribbles.
+
+    Returns:
+        int32 ``[H, W]``: -1 where there is no data; labels drawn have the numbers that they were drawn with, and all
+        others follow after the highest of these, without gaps, the largest first.
+    """
+    result = np.full(labels.shape, -1, np.int32)
+    of_drawn, others = (labels >= 0) & (labels < len(drawn)), labels >= len(drawn)
+    result[of_drawn] = drawn[labels[of_drawn]]
+    result[others] = relabel_by_area(labels[others]) + (int(drawn.max()) + 1 if len(drawn) else 0)
+    return result
 
 
 def _without_gaps(labels: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -158,8 +179,8 @@ class LabelledImage:
     Whatever derives from it has these attributes:
 
     Attributes:
-        labels: int32 `[H, W]`, 0 to `n_labels` - 1.
-        n_labels: how many labels there are.
+        labels: int32 `[H, W]`, 0 to `n_labels` - 1, or -1 where there is no data.
+        n_labels: one more than the highest label may be.
         image: `[H, W, C]` as given; the overlay is drawn over it.
     """
 
@@ -175,8 +196,10 @@ class LabelledImage:
         if image.ndim != 3 or image.shape[:2] != labels.shape:
             raise ValueError(f"image is {image.shape}, labels are {labels.shape}; want [H, W, C]")
         smallest, largest = int(labels.min()), int(labels.max())
-        if smallest < 0 or largest >= self.n_labels:
-            raise ValueError(f"labels run from {smallest} to {largest}; want 0 to n_labels - 1 = {self.n_labels - 1}")
+        if smallest < -1 or largest >= self.n_labels:
+            raise ValueError(
+                f"labels run from {smallest} to {largest}; want 0 to n_labels - 1 = {self.n_labels - 1}, or -1"
+            )
 
     @property
     def palette(self) -> NDArray[np.uint8]:
@@ -185,7 +208,7 @@ class LabelledImage:
 
     def areas(self) -> NDArray[np.int64]:
         """Return the number of pixels of each label, int64 `[n_labels]`."""
-        return np.bincount(self.labels.ravel(), minlength=self.n_labels).astype(np.int64)
+        return np.bincount(self.labels[self.labels >= 0], minlength=self.n_labels).astype(np.int64)
 
     def boundaries(self) -> NDArray[np.bool_]:
         """Return bool `[H, W]`: pixels with a 4-neighbour of another label.
@@ -199,7 +222,7 @@ class LabelledImage:
     def overlay(self, alpha: float = 0.45) -> NDArray[np.uint8]:
         """Return the label colours over the image, with boundaries, as uint8 `[H, W, 3]`.
 
-        Each boundary is a light line beside a dark one, so that it shows on any photo.
+        Each boundary is a light line beside a dark one, so that it shows on any photo. Pixels without data are dim.
 
         Args:
             alpha: from 0, the image alone with boundaries, to 1, the colours alone.
@@ -211,6 +234,8 @@ class LabelledImage:
             raise ValueError(f"alpha is {alpha}; want 0 to 1")
         colours = self.palette.astype(np.float32) * np.float32(alpha)
         blended = display_rgb(self.image) * np.float32(1.0 - alpha) + colours[self.labels]
+        no_data = self.labels < 0
+        blended[no_data] = display_rgb(self.image)[no_data] * np.float32(_DIM)
         result: NDArray[np.uint8] = np.rint(blended).astype(np.uint8)
         light, dark = _edge_sides(self.labels)
         result[dark] = 0
@@ -244,7 +269,8 @@ class LabelledImage:
             ValueError: see `output_paths`.
             OSError: the folder cannot be written to.
         """
-        paths = output_paths(directory, stem, formats, n_labels=self.n_labels)
+        numbers = self.n_labels + bool((self.labels < 0).any())
+        paths = output_paths(directory, stem, formats, n_labels=numbers)
         if "json" in paths:
             paths["json"].unlink(missing_ok=True)
         for name, path in paths.items():
@@ -274,8 +300,8 @@ class Segmentation(LabelledImage):
     """The segmentation of one image.
 
     Attributes:
-        labels: int32 `[H, W]`, 0 to `n_labels` - 1.
-        n_labels: how many labels there are.
+        labels: int32 `[H, W]`, 0 to `n_labels` - 1; -1 where a mask says that there is no data.
+        n_labels: how many labels there are; with scribbles, one more than the highest.
         history: one dict a training step: `step` (from 1), `loss`, `similarity`, `continuity`,
             `weight`, `n_labels`.
         config: what the run was configured with.
@@ -288,9 +314,11 @@ class Segmentation(LabelledImage):
         threads: how many threads PyTorch computed with on the CPU: with another number it rounds differently, and
             training magnifies that.
         trained_size: height and width at which the network saw the image; None for the image's own.
+        guidance: of the files of scribbles, guide and mask, what identifies them.
+        label_floor: the least number of labels that the weighting counted.
 
     Labels that come from training on the image itself have no gaps, and the largest region is
-    label 0 (`relabel_by_area`).
+    label 0 (`relabel_by_area`), unless there are scribbles, see `final_numbers`.
     """
 
     labels: NDArray[np.int32]
@@ -304,6 +332,8 @@ class Segmentation(LabelledImage):
     stopped: str | None = None
     trained_size: tuple[int, int] | None = None
     threads: int | None = None
+    guidance: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+    label_floor: int = 1
 
     def __repr__(self) -> str:
         """Return one line: size, labels, steps and source."""
@@ -318,11 +348,14 @@ class Segmentation(LabelledImage):
         described: dict[str, Any] = {
             "source": self.source,
             "input": self.input,
+            "guidance": self.guidance,
             "size": {"height": height, "width": width, "channels": channels},
             "trained_size": {"height": trained_height, "width": trained_width},
             "dtype": str(self.image.dtype),
             "n_labels": self.n_labels,
             "areas": self.areas().tolist(),
+            "no_data": self._no_data(),
+            "label_floor": self.label_floor,
             "config": self.config.model_dump(mode="json"),
             "threads": self.threads,
             "timings": self.timings,
@@ -333,6 +366,11 @@ class Segmentation(LabelledImage):
         ready = json_ready(described)
         assert isinstance(ready, dict)
         return ready
+
+    def _no_data(self) -> dict[str, int] | None:
+        """How many pixels are no data, and which number they have in the label image; None where all are."""
+        pixels = int(np.count_nonzero(self.labels < 0))
+        return {"pixels": pixels, "number": no_data_number(self.n_labels)} if pixels else None
 
 
 def _edge_sides(

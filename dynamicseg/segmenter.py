@@ -8,20 +8,24 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dynamicseg._words import counted
-from dynamicseg.config import Precision, Preset, SegmenterConfig, configure
+from dynamicseg.config import Precision, Preset, SegmenterConfig, configure, guided
 from dynamicseg.devices import present_device, present_precision
 from dynamicseg.gpu_training import GpuTrainer
 from dynamicseg.grouping import Grouping
+from dynamicseg.guidance import Guidance, filled, read_guidance
+from dynamicseg.image_terms import ImageTerms
 from dynamicseg.io import as_image, unit_values
-from dynamicseg.resizing import enlarged_labels, reduced, size_within
-from dynamicseg.segmentation import Segmentation, describe_input, relabel_by_area
+from dynamicseg.resizing import reduced, resized_labels, size_within
+from dynamicseg.segmentation import Segmentation, describe_input, final_numbers
+from dynamicseg.silhouette import group_count
+from dynamicseg.terms import NO_LABEL, Continuity
 from dynamicseg.trainer import OnStep, StepRecord, Stopped, train_on_image
 from dynamicseg.training_memory import check_memory, too_large
 from dynamicseg.weighting import Weighting
@@ -37,7 +41,9 @@ class Prepared:
     Attributes:
         image: ``[H, W, C]`` as given.
         values: ``[h, w, C]`` float32, at the size at which the network sees it.
+        guidance: what else is told of the image, at its own size.
         grouping: its superpixels, and what waits for the labels of the network.
+        label_floor: the least number of labels to count.
         source: see ``Segmentation``.
         input: see ``Segmentation``.
         timings: the seconds that this took: ``read`` and ``group``.
@@ -45,10 +51,18 @@ class Prepared:
 
     image: NDArray[Any]
     values: NDArray[np.float32]
+    guidance: Guidance
     grouping: Grouping
+    label_floor: int
     source: str | None
     input: Mapping[str, Any]
     timings: Mapping[str, float]
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """Images of one kind can be trained on together."""
+        parts = (self.guidance.scribbles, self.guidance.guide, self.guidance.mask)
+        return (self.values.shape, *(part is not None for part in parts), self.label_floor)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +107,13 @@ class Segmenter:
             images are under way, waiting for the others does not. By default there is no budget.
         max_side: an image whose longer side has more pixels, >= 2, is segmented at reduced size, and its labels are
             enlarged to the size of the image. By default each image is segmented at its own size.
+        continuity: ``"l1"``, the published one, or ``"huber"``, which is smooth at 0, see ``terms.Continuity``.
+        diagonals: whether diagonal neighbours count in the continuity as well.
+        label_floor: the weighting takes K to be so many at least, >= 1, however few labels are left; ``"auto"``: as
+            many as colours fall into by the silhouette score, at most 10.
+        guide_weight: >= 0, what a guide counts: its cross-entropy in the loss, and as a vote on regions, where each
+            other segmentation has one.
+        guide_fades: whether the guide counts less in the loss from step to step, and nothing in the last.
         seed: the same seed gives the same labels on the same machine.
         device: ``"auto"`` (a CUDA GPU if there is one, else the CPU), ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         precision: of the convolutions: ``"float32"``, ``"bfloat16"`` (faster, other rounding), or ``"auto"``: bfloat16
@@ -121,6 +142,11 @@ class Segmenter:
         precision: Precision | None = None,
         time_budget: float | None = None,
         max_side: int | None = None,
+        continuity: Continuity | None = None,
+        diagonals: bool | None = None,
+        label_floor: int | Literal["auto"] | None = None,
+        guide_weight: float | None = None,
+        guide_fades: bool | None = None,
     ) -> None:
         if n_labels is not None:
             if min_labels is not None or max_labels is not None:
@@ -138,6 +164,11 @@ class Segmenter:
             area_exponent=area_exponent,
             time_budget=time_budget,
             max_side=max_side,
+            continuity=continuity,
+            diagonals=diagonals,
+            label_floor=label_floor,
+            guide_weight=guide_weight,
+            guide_fades=guide_fades,
             seed=seed,
             device=device,
             precision=precision,
@@ -152,21 +183,40 @@ class Segmenter:
             self.config = self.config.model_copy(update={"loss": "fused"})
             self._gpu_trainer = GpuTrainer(self.config)
 
-    def segment(self, image: object, *, channel_axis: int | None = None, on_step: OnStep | None = None) -> Segmentation:
+    def segment(
+        self,
+        image: object,
+        *,
+        channel_axis: int | None = None,
+        scribbles: object = None,
+        guide: object = None,
+        mask: object = None,
+        on_step: OnStep | None = None,
+    ) -> Segmentation:
         """Trains on ``image`` and returns its segmentation.
 
         Args:
             image: path, PIL image, or array ``[H, W]`` or ``[H, W, C]`` of any C: uint8 or uint16, taken as 0..1 of
                 their range, or float, taken as it is.
             channel_axis: which axis of a 3-D array or file holds the bands; default: the last, or what the file says.
+            scribbles: what some pixels are called: integers ``[H, W]``, at most as many labels as the network has
+                channels, of 0 to 65535; -1 where nothing was drawn. Or a path, a PIL image (palette or grey, 255 where
+                nothing was drawn) or a ``guidance.LabelFile``, which says what stands for none. In the result these
+                labels keep their numbers, and whatever means none of them comes after.
+            guide: a segmentation of any other origin: integers ``[h, w]`` of any size, a number for each region,
+                negative where any label will do; or a path, PIL image or ``LabelFile``. Its numbers are not those of
+                the result. Of more regions than there are channels, the smallest are left out.
+            mask: bool ``[H, W]``, true where there is data; or a path, PIL image or ``LabelFile``, 0 where there is
+                none. What is not data is labelled -1.
             on_step: called after each training step with its ``StepRecord``.
 
         Raises:
-            ValueError, TypeError: the image is not one, see ``io.as_image``; or the loss does not stay finite.
+            ValueError, TypeError: the image is not one, see ``io.as_image``; scribbles, guide or mask do not fit it, or
+                are none; there are more scribbled labels than ``max_labels``; or the loss does not stay finite.
             MemoryError: training on an image of this size does not fit into memory.
             OSError: the file cannot be read.
         """
-        prepared = self.prepare(image, channel_axis=channel_axis)
+        prepared = self.prepare(image, channel_axis=channel_axis, scribbles=scribbles, guide=guide, mask=mask)
         return self.finish(prepared, self.train(prepared, on_step))
 
     # The stages of ``segment``. What goes from one to the next can be sent to another process; only ``train`` uses the
@@ -177,12 +227,24 @@ class Segmenter:
         """Whether ``train`` leaves the processor to the other stages, of other images."""
         return self._gpu_trainer is not None
 
-    def prepare(self, image: object, *, channel_axis: int | None = None, available: int | None = None) -> Prepared:
+    def prepare(
+        self,
+        image: object,
+        *,
+        channel_axis: int | None = None,
+        scribbles: object = None,
+        guide: object = None,
+        mask: object = None,
+        available: int | None = None,
+    ) -> Prepared:
         """Reads, checks and groups ``image``; see ``segment``.
 
         Args:
             image: see ``segment``.
-            channel_axis: see ``segment``.
+            channel_axis: see ``segment``, as for the three that follow.
+            scribbles: labels of some pixels.
+            guide: another segmentation.
+            mask: where there is data.
             available: bytes that training may take, for a process that shall not ask the device; None: asks it.
         """
         started = time.perf_counter()
@@ -191,22 +253,27 @@ class Segmenter:
         if pixels.shape[:2] == (1, 1):
             raise ValueError("an image of 1x1 pixel cannot be segmented: training compares at least 2 pixels")
         size = size_within(pixels.shape[0], pixels.shape[1], self.config.max_side)
-        if self.config.min_labels is not None and self.config.min_labels > math.prod(size):
-            at_size = "" if size == pixels.shape[:2] else f" at max_side {self.config.max_side}"
-            raise ValueError(
-                f"{self.config.min_labels} labels are more than the {counted(math.prod(size), 'pixel')} of the "
-                f"image{at_size}"
-            )
+        guidance = read_guidance(
+            pixels.shape[:2], scribbles=scribbles, guide=guide, mask=mask, channels=self.config.channels
+        )
+        config = self.config_with(guidance.in_loss)
+        in_training = guidance.at(size, config.channels)
+        self._check_label_count(in_training, size, pixels.shape[:2])
         trained_shape = (*size, pixels.shape[2])
-        check_memory(trained_shape, self.config, self._device, available=available)
-        values = reduced(unit_values(pixels), size)
+        check_memory(trained_shape, config, self._device, available=available)
+        values = reduced(filled(unit_values(pixels), guidance.mask), size)
         read = time.perf_counter()
         with self._lack_of_memory_named(trained_shape):
-            grouping = Grouping(values, self.config)
+            grouping = Grouping(values, config, in_training)
+            floor = config.label_floor
+            if floor == "auto":
+                floor = group_count(grouping.colours, in_training.mask, seed=config.seed)
         return Prepared(
             image=pixels,
             values=values,
+            guidance=guidance,
             grouping=grouping,
+            label_floor=floor,
             source=os.fspath(image) if isinstance(image, (str, os.PathLike)) else None,
             input=input_file,
             timings={"read": read - started, "group": time.perf_counter() - read},
@@ -220,9 +287,9 @@ class Segmenter:
         with self._lack_of_memory_named(prepared.values.shape):
             trained = train_on_image(
                 self._image(prepared),
-                self.config,
+                self.config_with(prepared.guidance.in_loss),
                 on_step,
-                superpixels=self._superpixels(prepared),
+                terms=self._terms(prepared),
                 deadline=self._deadline(prepared),
             )
         labels = trained.labels.cpu().numpy()
@@ -242,13 +309,12 @@ class Segmenter:
         started = time.perf_counter()
         shape, count = prepared[0].values.shape, len(prepared)
         check_memory(shape, self.config, self._device, images=count)
-        superpixels = [numbers for one in prepared if (numbers := self._superpixels(one)) is not None]
         deadlines = [deadline for one in prepared if (deadline := self._deadline(one)) is not None]
         with self._lack_of_memory_named(shape, images=count):
             trained = self._gpu_trainer.train_together(
                 [self._image(one) for one in prepared],
                 on_step,
-                superpixels=superpixels or None,
+                terms=[self._terms(one) for one in prepared],
                 deadline=min(deadlines, default=None),
             )
         labels = [one.labels.cpu().numpy() for one in trained]  # waits for the GPU
@@ -260,8 +326,13 @@ class Segmenter:
     def finish(self, prepared: Prepared, learned: Learned) -> Segmentation:
         """The result, from what the network has learned; see ``segment``."""
         started = time.perf_counter()
-        size = prepared.image.shape[:2]
-        labels = relabel_by_area(enlarged_labels(prepared.grouping.labels(learned.labels), size))
+        guidance = prepared.guidance
+        labels = resized_labels(prepared.grouping.labels(learned.labels), prepared.image.shape[:2])
+        if guidance.scribbles is not None:
+            labels = np.where(guidance.scribbles >= 0, guidance.scribbles, labels)
+        if guidance.mask is not None:
+            labels = np.where(guidance.mask, labels, NO_LABEL)
+        labels = final_numbers(labels, guidance.drawn)
         timings = {**prepared.timings, "train": learned.seconds, "regions": time.perf_counter() - started}
         return Segmentation(
             labels=labels,
@@ -270,12 +341,29 @@ class Segmenter:
             stopped=learned.stopped,
             trained_size=prepared.values.shape[:2],
             threads=torch.get_num_threads(),
-            config=self.config,
+            config=self.config_with(guidance.in_loss),
             timings={**timings, "total": sum(timings.values())},
             image=prepared.image,
             source=prepared.source,
             input=prepared.input,
+            guidance=guidance.files,
+            label_floor=prepared.label_floor,
         )
+
+    def config_with(self, guidance: bool) -> SegmenterConfig:
+        """The configuration for an image with or without guidance."""
+        return guided(self.config) if guidance else self.config
+
+    def _check_label_count(self, guidance: Guidance, size: tuple[int, int], image_size: tuple[int, int]) -> None:
+        least, most, drawn = self.config.min_labels, self.config.max_labels, len(guidance.drawn)
+        if most is not None and drawn > most:
+            raise ValueError(f"the scribbles have {drawn} labels, and the result would have {most}: allow {drawn}")
+        pixels = math.prod(size) if guidance.mask is None else int(np.count_nonzero(guidance.mask))
+        if guidance.scribbles is not None:
+            pixels -= int(np.count_nonzero(guidance.scribbles >= 0)) - drawn  # what was drawn is never split
+        if least is not None and least > pixels:
+            at_size = "" if size == image_size else f" at max_side {self.config.max_side}"
+            raise ValueError(f"{least} labels are more than the {counted(pixels, 'pixel')} of the image{at_size}")
 
     @property
     def _device(self) -> torch.device:
@@ -285,10 +373,21 @@ class Segmenter:
         """``[1, C, h, w]``, as the network takes it."""
         return torch.from_numpy(prepared.values).permute(2, 0, 1)[None].to(self._device)
 
-    def _superpixels(self, prepared: Prepared) -> Tensor | None:
-        """``[1, h, w]``, as the loss takes them."""
-        superpixels = prepared.grouping.superpixels
-        return None if superpixels is None else torch.from_numpy(superpixels)[None].to(self._device)
+    def _terms(self, prepared: Prepared) -> ImageTerms:
+        """What else the loss is told of the image."""
+        superpixels, guidance = prepared.grouping.superpixels, prepared.grouping.guidance
+
+        def on_device(array: NDArray[Any] | None) -> Tensor | None:
+            return None if array is None else torch.from_numpy(array)[None].to(self._device)
+
+        return ImageTerms(
+            superpixels=on_device(None if superpixels is None else np.maximum(superpixels, 0)),  # masked where -1
+            mask=on_device(guidance.mask),
+            scribbles=on_device(guidance.scribbles),
+            guide=on_device(guidance.guide),
+            label_floor=prepared.label_floor,
+            least_labels=len(guidance.drawn),
+        )
 
     def _deadline(self, prepared: Prepared) -> float | None:
         """If training begins now."""
@@ -307,11 +406,20 @@ class Segmenter:
 
 
 def segment(
-    image: object, *, channel_axis: int | None = None, on_step: OnStep | None = None, **options: Any
+    image: object,
+    *,
+    channel_axis: int | None = None,
+    scribbles: object = None,
+    guide: object = None,
+    mask: object = None,
+    on_step: OnStep | None = None,
+    **options: Any,
 ) -> Segmentation:
-    """Segments one image: ``Segmenter(**options).segment(image)``; see there for options, image and errors.
+    """Segments one image: ``Segmenter(**options).segment(image, ...)``; see there for all arguments and errors.
 
     >>> segmentation = segment("photo.jpg", max_steps=50)
     >>> segmentation.save("out", "photo")
     """
-    return Segmenter(**options).segment(image, channel_axis=channel_axis, on_step=on_step)
+    return Segmenter(**options).segment(
+        image, channel_axis=channel_axis, scribbles=scribbles, guide=guide, mask=mask, on_step=on_step
+    )

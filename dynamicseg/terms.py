@@ -17,6 +17,9 @@ CONTINUITIES: tuple[Continuity, ...] = get_args(Continuity)
 SCRIBBLE_WEIGHT = 0.5
 """What the cross-entropy with scribbles counts beside the similarity of the other pixels (Kim et al. 2020)."""
 
+DEFAULT_SCRIBBLE_NONE = 255
+"""What stands for "nothing was drawn here" in a scribble image."""
+
 NO_LABEL = -1
 """In a map of scribbles: nothing was drawn here; in a guide: any label will do; in a label map: masked."""
 

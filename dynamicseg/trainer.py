@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dynamicseg import ops
 from dynamicseg.config import SegmenterConfig
+from dynamicseg.image_terms import ImageTerms, guide_weights
 from dynamicseg.model import SegmentationNetwork, seeded_network
 from dynamicseg.ops import DynamicLossOutput
 from dynamicseg.ops._runtime import freed_memory_kept
@@ -33,6 +34,8 @@ class StepRecord(TypedDict):
 
 OnStep = Callable[[StepRecord], None]
 
+NO_TERMS = ImageTerms()
+
 Stopped = Literal["few_labels", "max_steps", "time_budget"]
 """Why training ended: labels were few, steps were done, or another step would not have ended in time."""
 
@@ -51,7 +54,7 @@ def train_on_image(
     config: SegmenterConfig,
     on_step: OnStep | None = None,
     *,
-    superpixels: Tensor | None = None,
+    terms: ImageTerms = NO_TERMS,
     deadline: float | None = None,
 ) -> Trained:
     """Trains a network on one image, on the image's device, until labels are few, steps are done or time is up.
@@ -62,7 +65,7 @@ def train_on_image(
     Args:
         image: ``[1, bands, H, W]`` float32.
         config: with ``precision`` resolved to float32 or bfloat16.
-        superpixels: ``[1, H, W]`` int64, see ``ops.dynamic_loss``.
+        terms: what else the loss is told.
         on_step: called after each step with its record; what it raises ends the training.
         deadline: the time of ``time.perf_counter`` that no step but the first should pass; None: there is none.
 
@@ -70,14 +73,14 @@ def train_on_image(
         ValueError: the loss is not finite any more.
     """
     with freed_memory_kept() if image.device.type == "cpu" else contextlib.nullcontext():
-        return _train(image, config, on_step, superpixels, deadline)
+        return _train(image, config, on_step, terms, deadline)
 
 
 def _train(
     image: Tensor,
     config: SegmenterConfig,
     on_step: OnStep | None,
-    superpixels: Tensor | None,
+    terms: ImageTerms,
     deadline: float | None,
 ) -> Trained:
     memory_format = _memory_format(config)
@@ -86,13 +89,14 @@ def _train(
     optimizer = torch.optim.SGD(network.parameters(), lr=config.learning_rate, momentum=config.momentum)
     history: list[StepRecord] = []
     clock = StepClock(deadline)
+    weights = guide_weights(config.guide_weight, config.guide_fades, config.max_steps)
     while True:
-        output, backward = loss_and_backward(network, image, config, superpixels)
+        output, backward = loss_and_backward(network, image, config, terms, guide_weight=weights[len(history)])
         history.append(_record(len(history) + 1, output))
         check_finite(history[-1], image)
         if on_step is not None:
             on_step(history[-1])
-        stopped = _stopped(history, config, clock)
+        stopped = _stopped(history, config, terms, clock)
         if stopped is not None:
             return Trained(output.labels[0], history, stopped)
         optimizer.zero_grad()
@@ -109,8 +113,8 @@ def check_finite(record: StepRecord, image: Tensor) -> None:
         )
 
 
-def _stopped(history: list[StepRecord], config: SegmenterConfig, clock: StepClock) -> Stopped | None:
-    if history[-1]["n_labels"] <= config.stop_labels:
+def _stopped(history: list[StepRecord], config: SegmenterConfig, terms: ImageTerms, clock: StepClock) -> Stopped | None:
+    if history[-1]["n_labels"] <= max(config.stop_labels, terms.least_labels):
         return "few_labels"
     if len(history) >= config.max_steps:
         return "max_steps"
@@ -121,10 +125,21 @@ def loss_and_backward(
     network: SegmentationNetwork,
     image: Tensor,
     config: SegmenterConfig,
-    superpixels: Tensor | None,
+    terms: ImageTerms,
+    *,
+    guide_weight: float | Tensor = 1.0,
     superpixel_count: int | None = None,
 ) -> tuple[DynamicLossOutput, Callable[[], None]]:
-    """The loss, and what then sets the gradients of the parameters. ``superpixel_count``: see ``ops.dynamic_loss``."""
+    """The loss, and what then sets the gradients of the parameters.
+
+    Args:
+        network: being trained.
+        image: see ``train_on_image``, as for the two that follow.
+        config: its ``loss`` is fused if there are terms.
+        terms: what else the loss is told.
+        guide_weight: what the guide counts in this step, if there is one; a number or ``[]``.
+        superpixel_count: see ``ops.dynamic_loss``.
+    """
     published = config.loss == "published"
     with torch.autocast(image.device.type, torch.bfloat16, enabled=config.precision == "bfloat16", cache_enabled=False):
         response = network(image) if published else network.before_last_norm(image)
@@ -139,8 +154,15 @@ def loss_and_backward(
         norm.bias,
         weighting=config.weighting,
         mu=config.mu,
-        superpixels=superpixels,
+        mask=terms.mask,
+        superpixels=terms.superpixels,
         superpixel_count=superpixel_count,
+        continuity=config.continuity,
+        diagonals=config.diagonals,
+        label_floor=terms.label_floor,
+        scribbles=terms.scribbles,
+        guide=terms.guide,
+        guide_weight=guide_weight,
         eps=norm.eps,
     )
 

@@ -89,8 +89,8 @@ class Work:
         """How far ``show`` counts; None: nobody knows before."""
         raise NotImplementedError
 
-    def settings(self) -> Mapping[str, Any]:
-        """What decides the result, as it stands in its JSON: with other settings, an image is not yet done."""
+    def settings(self, image: InputImage) -> Mapping[str, Any]:
+        """What decides the result, as it stands in its JSON: with other settings, the image is not yet done."""
         raise NotImplementedError
 
     def is_saved(self, image: InputImage) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor
 from dynamicseg import gpu_training
 from dynamicseg.config import SegmenterConfig, configure
 from dynamicseg.gpu_training import GpuTrainer, TrainingStep, why_no_graph
+from dynamicseg.image_terms import ImageTerms
 from dynamicseg.ops import _runtime
 from dynamicseg.trainer import StepRecord, Trained, train_on_image
 
@@ -50,8 +51,8 @@ def test_steps_are_those_of_the_trainer(device: torch.device) -> None:
 
 
 def test_superpixels(device: torch.device) -> None:
-    expected = train_on_image(noise(), options(), superpixels=squares())
-    trained = GpuTrainer(options()).train(noise().to(device), superpixels=squares().to(device))
+    expected = train_on_image(noise(), options(), terms=ImageTerms(superpixels=squares()))
+    trained = GpuTrainer(options()).train(noise().to(device), terms=ImageTerms(superpixels=squares().to(device)))
     assert_begins_alike(trained, expected, 4)
     for superpixel in range(24):
         assert len(trained.labels.cpu()[squares()[0] == superpixel].unique()) == 1
@@ -88,9 +89,11 @@ def test_superpixels_of_other_images_change_nothing(device: torch.device) -> Non
     images = [noise(80, 90, seed).to(device) for seed in range(2)]
     many = torch.arange(80 * 90).reshape(1, 80, 90).to(device)  # more than what most photos have
     superpixels = [squares(80, 90).to(device), many]
-    together = GpuTrainer(options(max_steps=3)).train_together(images, superpixels=superpixels)
+    together = GpuTrainer(options(max_steps=3)).train_together(
+        images, terms=[ImageTerms(superpixels=numbers) for numbers in superpixels]
+    )
     for trained, image, numbers in zip(together, images, superpixels, strict=True):
-        alone = GpuTrainer(options(max_steps=3)).train(image, superpixels=numbers)
+        alone = GpuTrainer(options(max_steps=3)).train(image, terms=ImageTerms(superpixels=numbers))
         assert trained.history == alone.history
         assert torch.equal(trained.labels, alone.labels)
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dynamicseg as ds
-from dynamicseg.resizing import enlarged_labels, reduced, size_within
+from dynamicseg.resizing import reduced, resized_labels, size_within
 
 PHOTO = np.ascontiguousarray(skimage.data.chelsea()[::4, ::4])  # 75x113
 QUICK: dict[str, Any] = {"max_steps": 2}
@@ -40,7 +40,7 @@ def test_the_longer_side_is_what_is_asked_for(
 def test_labels_come_back_where_they_were(height: int, width: int, max_side: int) -> None:
     size = size_within(height, width, max_side)
     labels = np.arange(size[0] * size[1]).reshape(size)
-    enlarged = enlarged_labels(labels, (height, width))
+    enlarged = resized_labels(labels, (height, width))
     assert enlarged.shape == (height, width)
     assert set(enlarged.ravel()) == set(labels.ravel())  # none is lost
     # The pixel of the small map that a pixel of the large one takes lies over its centre.
@@ -75,7 +75,7 @@ def test_an_image_that_is_small_enough_is_not_touched() -> None:
     values = np.zeros((5, 6, 3), np.float32)
     labels = np.zeros((5, 6), np.int64)
     assert reduced(values, (5, 6)) is values
-    assert enlarged_labels(labels, (5, 6)) is labels
+    assert resized_labels(labels, (5, 6)) is labels
     plain, limited = (ds.segment(PHOTO, max_side=side, **QUICK) for side in (None, 113))
     assert np.array_equal(plain.labels, limited.labels)
     assert plain.history == limited.history
@@ -112,7 +112,7 @@ def test_labels_are_those_of_the_reduced_image() -> None:
     large = ds.segment(values, max_side=50, **QUICK)
     assert small.history == large.history
     # Numbers may differ where areas are close: each label of the one is one label of the other.
-    pairs = np.stack([enlarged_labels(small.labels, (75, 113)).ravel(), large.labels.ravel()])
+    pairs = np.stack([resized_labels(small.labels, (75, 113)).ravel(), large.labels.ravel()])
     assert len(np.unique(pairs, axis=1).T) == small.n_labels == large.n_labels
 
 

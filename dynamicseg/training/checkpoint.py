@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dynamicseg._files import Refusal
 from dynamicseg._safetensors import fitting_tensors, opened_tensors, write_tensors
+from dynamicseg.guidance import LabelFile
 from dynamicseg.segmentation import describe_input
 from dynamicseg.training.config import TrainingConfig
 from dynamicseg.training.loop import Look, Progress, TrainingRecord
@@ -40,11 +41,15 @@ class _State(BaseModel):
 
 
 def fingerprint(sources: Sequence[object]) -> str:
-    """Of the images: the same as long as none of them has changed, by place, size and time of files."""
+    """Of images and scribbles: the same as long as none has changed, by place, size and time of files."""
     digest = hashlib.sha256()
     for source in sources:
         if isinstance(source, (str, os.PathLike)):
             digest.update(json.dumps(describe_input(source, None)).encode())
+        elif isinstance(source, LabelFile):
+            digest.update(json.dumps(source.described()).encode())
+        elif source is None:
+            digest.update(b"none")
         else:
             pixels = np.asarray(source)
             digest.update(f"{pixels.dtype} {pixels.shape}".encode() + np.ascontiguousarray(pixels).tobytes())

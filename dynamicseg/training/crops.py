@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from dynamicseg.colours import within_0_and_1
+from dynamicseg.guidance import reduced_scribbles
 from dynamicseg.io import unit_values
 from dynamicseg.model import coordinates
 from dynamicseg.partition import partition
 from dynamicseg.superpixels import felzenszwalb_superpixels
+from dynamicseg.terms import NO_LABEL
 from dynamicseg.training.config import TrainingConfig
 from dynamicseg.training.images import ImageSet
 
@@ -32,6 +34,8 @@ class Batch(NamedTuple):
     """``[B, bands, h, w]`` float32, with two planes of coordinates more if the network wants them."""
     superpixels: Tensor | None
     """``[B, h / stride, w / stride]`` int64, see ``ops.dynamic_loss``."""
+    scribbles: Tensor | None
+    """Of the same size, where something is drawn in some image."""
 
 
 def random_batch(
@@ -49,13 +53,19 @@ def random_batch(
     planes = [torch.from_numpy(crop.values).permute(2, 0, 1) for crop in crops]
     if config.network.coordinates:
         planes = [torch.cat([plane, crop.place]) for plane, crop in zip(planes, crops, strict=True)]
-    return Batch(torch.stack(planes), torch.from_numpy(np.stack(found)) if found else None)
+    strokes = [crop.scribbles for crop in crops if crop.scribbles is not None]
+    return Batch(torch.stack(planes), _stacked(found), _stacked(strokes))
+
+
+def _stacked(maps: Sequence[NDArray[np.int64]]) -> Tensor | None:
+    return torch.from_numpy(np.stack(maps)) if maps else None
 
 
 class _Crop(NamedTuple):
     values: NDArray[np.float32]  # [h, w, bands]
     place: Tensor  # [2, h, w], coordinates
     superpixels: NDArray[np.int64] | None  # [h / stride, w / stride]
+    scribbles: NDArray[np.int64] | None  # the same
 
 
 def _drawn(
@@ -90,14 +100,19 @@ def _crop(
     values = unit_values(cut(pixels))
     rows, columns = (torch.arange(first, first + config.crop_size) for first in (top, left))
     place = coordinates(rows, columns.flip(0) if mirrored else columns, height, width)
+    scribbles = None
+    if images.strokes:
+        strokes = images.strokes.get(number)
+        size = (-(-config.crop_size // config.network.stride),) * 2
+        scribbles = np.full(size, NO_LABEL, np.int64) if strokes is None else reduced_scribbles(cut(strokes), size)
     if config.superpixel_scale == 0:
-        return _Crop(values, place, None)
+        return _Crop(values, place, None, scribbles)
     if pixels.shape[0] * pixels.shape[1] <= _WHOLE_PIXELS:
         of_image = images.derived(number, lambda: _superpixels(unit_values(pixels), config).astype(np.int32))
         superpixels = cut(of_image)
     else:
         superpixels = _superpixels(values, config)
-    return _Crop(values, place, _of_response(superpixels, config.network.stride))
+    return _Crop(values, place, _of_response(superpixels, config.network.stride), scribbles)
 
 
 def _padded(array: NDArray[Any], height: int, width: int) -> NDArray[Any]:

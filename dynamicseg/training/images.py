@@ -11,6 +11,7 @@ from dynamicseg._files import one_line
 from dynamicseg._words import counted
 from dynamicseg.inputs import find_images
 from dynamicseg.io import as_image
+from dynamicseg.training.scribbles import Strokes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,6 +52,7 @@ class ImageSet:
 
     Attributes:
         bands: of all images, once one has been read.
+        strokes: labels drawn in them, see ``scribbles.read_strokes``; none at first.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class ImageSet:
         self._room = _KEPT_BYTES
         self._failed: set[int] = set()
         self.bands: int | None = None
+        self.strokes: Strokes = {}
 
     def __len__(self) -> int:
         """How many there are, those that cannot be used among them."""

@@ -250,6 +250,7 @@ def _loss(
     device = torch.device(config.device)
     planes = _moved(batch.planes, device).contiguous(memory_format=torch.channels_last)
     superpixels = None if batch.superpixels is None else _moved(batch.superpixels, device)
+    scribbles = None if batch.scribbles is None else _moved(batch.scribbles, device)
     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16", cache_enabled=False):
         features = network.before_last_norm(planes)
     norm = network.last_norm
@@ -260,6 +261,7 @@ def _loss(
         weighting=config.weighting,
         mu=config.mu,
         superpixels=superpixels,
+        scribbles=scribbles,
         # Found where the batch was made: the loss would have to wait for the GPU to find it.
         superpixel_count=None if batch.superpixels is None else int(batch.superpixels.max()) + 1,
         eps=norm.eps,

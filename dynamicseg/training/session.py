@@ -10,8 +10,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from dynamicseg._words import counted
-from dynamicseg.cli_common import in_options
+from dynamicseg.cli_common import in_options, wrong_call
 from dynamicseg.exit_status import DONE, INTERRUPTED, SOME_FAILED
+from dynamicseg.guidance import LabelFile
+from dynamicseg.guidance_files import find_guidance
 from dynamicseg.inputs import find_images
 from dynamicseg.training.config import TrainingConfig
 from dynamicseg.training.log import NO_PLOT, checkpoint_path, curve_path, log_path, write_curve, write_log
@@ -25,6 +27,7 @@ class TrainingSession:
     Args:
         config: as ``training.train.usable`` gives it.
         output: the file for the model.
+        scribbles: a file or folder of label images that go with some inputs.
         channel_axis: see ``train``.
         resume: goes on from the checkpoint, if there is one.
         quiet: only errors are said.
@@ -36,6 +39,7 @@ class TrainingSession:
         config: TrainingConfig,
         output: Path,
         *,
+        scribbles: LabelFile | None = None,
         channel_axis: int | None = None,
         resume: bool = False,
         quiet: bool = False,
@@ -43,6 +47,7 @@ class TrainingSession:
     ) -> None:
         self.config = config
         self.output = output
+        self.scribbles = scribbles
         self.channel_axis = channel_axis
         self.resume = resume
         self.console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
@@ -64,6 +69,10 @@ class TrainingSession:
         """Trains on the images that the arguments name; returns the exit status, after naming each that failed."""
         found = find_images(inputs)
         failures = list(found.problems)
+        try:
+            files, found = find_guidance(found, {} if self.scribbles is None else {"scribbles": self.scribbles})
+        except (ValueError, OSError) as error:
+            return wrong_call(str(error))
         paths = [image.path for image in found.images]
         checkpoint = checkpoint_path(self.output)
         try:
@@ -73,6 +82,7 @@ class TrainingSession:
                 training = train_on(
                     paths,
                     self.config,
+                    scribbles=None if self.scribbles is None else [files.of(i).get("scribbles") for i in found.images],
                     channel_axis=self.channel_axis,
                     checkpoint=checkpoint,
                     resume=self.resume,

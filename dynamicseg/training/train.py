@@ -16,10 +16,14 @@ import torch
 
 from dynamicseg._words import counted
 from dynamicseg.devices import present_device, present_precision, repeatable_convolutions
+from dynamicseg.guidance import LabelFile
+from dynamicseg.guidance_files import find_guidance
+from dynamicseg.inputs import find_images
 from dynamicseg.io import label_palette
 from dynamicseg.model import SegmentationNetwork
 from dynamicseg.model_description import ModelDescription
 from dynamicseg.segmentation import package_version
+from dynamicseg.terms import DEFAULT_SCRIBBLE_NONE
 from dynamicseg.trained_model import TrainedModel
 from dynamicseg.training.checkpoint import fingerprint, load_checkpoint, save_checkpoint
 from dynamicseg.training.config import TrainingConfig, configure_training
@@ -34,6 +38,7 @@ from dynamicseg.training.loop import (
     begin,
     run,
 )
+from dynamicseg.training.scribbles import order_of_labels, read_strokes
 from dynamicseg.training.statistics import label_areas, recalibrate, with_labels
 
 if TYPE_CHECKING:
@@ -71,6 +76,7 @@ def train(
     images: object,
     *,
     channel_axis: int | None = None,
+    scribbles: object = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
     on_step: OnTrainingStep | None = None,
@@ -86,6 +92,9 @@ def train(
         images: file, folder or pattern, or a sequence of these, of PIL images or of arrays, see ``io.as_image``; all
             with the same number of bands.
         channel_axis: see ``io.as_image``.
+        scribbles: what some pixels of some images are called: a file or folder of label images, which go with files by
+            their stems (see ``guidance_files.find_guidance``), or a sequence with one for each image, None for none,
+            see ``Segmenter.segment``. These labels keep their numbers, so that ``n_labels`` is above all of them.
         checkpoint: a file that is written every 30 seconds, to ``resume`` from; remove it when the model is saved.
         resume: goes on from the checkpoint, if there is one: with the same images and options, to the same bits.
         on_step: called after each step with its ``TrainingRecord``.
@@ -99,10 +108,29 @@ def train(
     sources, problems = listed(images)
     if problems:
         raise ValueError(problems[0])
+    if isinstance(scribbles, (str, os.PathLike)):
+        sources, scribbles = _with_files(sources, Path(scribbles))
     config = usable(configure_training(**options))
+    if scribbles is not None and not isinstance(scribbles, Sequence):
+        raise TypeError(f"scribbles is a {type(scribbles).__name__}: pass a folder, or a sequence, one for each image")
     return train_on(
-        sources, config, channel_axis=channel_axis, checkpoint=checkpoint, resume=resume, on_step=on_step
+        sources,
+        config,
+        scribbles=scribbles,
+        channel_axis=channel_axis,
+        checkpoint=checkpoint,
+        resume=resume,
+        on_step=on_step,
     ).model
+
+
+def _with_files(sources: Sequence[object], folder: Path) -> tuple[list[object], list[LabelFile | None]]:
+    """Images without those that are scribbles of others, and the scribbles of each."""
+    paths = [os.fspath(source) for source in sources if isinstance(source, (str, os.PathLike))]
+    if len(paths) < len(sources):
+        raise ValueError("scribbles in a folder go with images in files: pass one for each image instead")
+    files, found = find_guidance(find_images(paths), {"scribbles": LabelFile(folder, DEFAULT_SCRIBBLE_NONE)})
+    return [image.path for image in found.images], [files.of(image).get("scribbles") for image in found.images]
 
 
 def usable(config: TrainingConfig) -> TrainingConfig:
@@ -119,6 +147,7 @@ def train_on(
     sources: Sequence[object],
     config: TrainingConfig,
     *,
+    scribbles: Sequence[object] | None = None,
     channel_axis: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -131,6 +160,7 @@ def train_on(
     Args:
         sources: paths of files, PIL images or arrays.
         config: as ``usable`` gives it.
+        scribbles: for each source, what ``Segmenter.segment`` takes as such, or None; None: there are none.
         channel_axis: see ``train``, as for the three that follow.
         checkpoint: a file.
         resume: goes on from it.
@@ -145,12 +175,14 @@ def train_on(
     began = time.perf_counter()
     images = ImageSet(sources, on_failure, channel_axis=channel_axis)
     progress = begin(config, _bands(images))
+    if scribbles is not None:
+        images.strokes = read_strokes(images, scribbles, config.n_labels)
     path = None if checkpoint is None else Path(checkpoint)
-    identity = "" if path is None else fingerprint(sources)
+    identity = "" if path is None else fingerprint([*sources, *(scribbles or ())])
     if path is not None and resume and path.exists():
         load_checkpoint(path, progress, config, identity)
     carried_on = progress.seconds
-    trained_on, held_out = _split(len(images), config)
+    trained_on, held_out = _split(images, config)
     for_statistics = trained_on[:_IMAGES_FOR_STATISTICS]
     reserved = 0.0
     if config.time_budget is not None:
@@ -201,9 +233,14 @@ def _bands(images: ImageSet) -> int:
     return images.bands
 
 
-def _split(count: int, config: TrainingConfig) -> tuple[list[int], list[int]]:
-    """Numbers of the images to train on, in random order, and of those that are held out: at least one each, of two."""
+def _split(images: ImageSet, config: TrainingConfig) -> tuple[list[int], list[int]]:
+    """Numbers of the images to train on, in random order, and of those that are held out: at least one each, of two.
+
+    Images with strokes are the last to be held out.
+    """
+    count = len(images)
     order = np.random.default_rng((config.seed, OF_SPLIT)).permutation(count).tolist()
+    order.sort(key=lambda number: number in images.strokes)
     held_out = 0 if config.held_out == 0 or count < 2 else min(count - 1, max(1, round(config.held_out * count)))
     return order[held_out:], order[:held_out]
 
@@ -231,7 +268,10 @@ def _finishing_seconds(network: SegmentationNetwork, images: ImageSet, numbers: 
 def _finished(
     network: SegmentationNetwork, images: ImageSet, numbers: Sequence[int]
 ) -> tuple[SegmentationNetwork, NDArray[np.float64]]:
-    """The network with exact statistics and without labels that no image has; and the share of each, largest first."""
+    """The network with exact statistics and without labels that no image has; and the share of each.
+
+    For their order, see ``order_of_labels``.
+    """
 
     def whole() -> Iterator[NDArray[Any]]:
         return _whole_images(images, numbers)
@@ -239,7 +279,7 @@ def _finished(
     with torch.inference_mode():
         recalibrate(network, whole)
         areas = label_areas(network, whole, network.last_norm.num_features)
-    kept = np.argsort(-areas, kind="stable")[: np.count_nonzero(areas)]
+    kept = order_of_labels(areas, images.strokes)
     return with_labels(network.cpu(), kept), areas[kept] / areas.sum()
 
 
