@@ -62,7 +62,7 @@ def forms(path: Path, *, threads: int, compile: bool) -> Iterator[Form | tuple[s
         name = path.name if len(modes) == 1 else f"{path.name}, {mode or 'channels last'}"
         try:
             yield form(path, mode, name=name, threads=threads)
-        except (ImportError, ValueError) as error:
+        except (ImportError, ValueError, MemoryError) as error:
             # An engine may be for another machine, which is no reason to leave out the others.
             if isinstance(error, ValueError) and path.suffix.lower() != ".engine":
                 raise

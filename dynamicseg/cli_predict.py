@@ -73,7 +73,7 @@ def predict_command(
         if resume and "json" not in image_formats:
             raise ValueError("--resume tells what is done from the JSON: add json to --format")
         predictor = load(model, providers=None if provider is None else names(provider), threads=threads, device=device)
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, MemoryError) as error:
         return wrong_call(str(error))
     work = PredictWork(output, image_formats, channel_axis, predictor=predictor, tile=tile, video_formats=video_formats)
     found = find_images(inputs, MEDIA_SUFFIXES)

@@ -37,7 +37,7 @@ def train_command(
         typer.Option(
             metavar="efficientnet-lite0",
             help="The network sees features of a pretrained one, too (pip install 'dynamicseg[pretrained]'), "
-            "and exported graphs hold both. Large images are then predicted whole, not in tiles. (default: none)",
+            "which exported graphs cannot hold yet. Large images are then predicted whole, not in tiles. (default: none)",
         ),
     ] = None,
     width: Annotated[int | None, typer.Option(help="Channels of each layer of the network. (default: 32)")] = None,

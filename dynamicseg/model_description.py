@@ -9,11 +9,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
-FORMAT_VERSION = 1
-"""Of model files. It grows when an older DynamicSeg could not use a newer file."""
-
-MAX_BANDS = MAX_LABELS = 4096
-_MAX_DILATION = 256
+from dynamicseg.inference.contract import (
+    FORMAT_VERSION,
+    MAX_BANDS,
+    MAX_DEPTH,
+    MAX_DILATION,
+    MAX_DILATION_GROWTH,
+    MAX_FEATURE_PLANES,
+    MAX_LABELS,
+    MAX_WIDTH,
+    Stride,
+    reach,
+)
 
 LayerOrder = Literal["relu_norm", "norm_relu"]
 
@@ -26,29 +33,29 @@ class NetworkOptions(BaseModel):
 
     model_config = _Frozen
 
-    width: Annotated[int, Field(ge=1, le=4096)]
+    width: Annotated[int, Field(ge=1, le=MAX_WIDTH)]
     """Channels of each hidden layer."""
-    depth: Annotated[int, Field(ge=1, le=64)]
+    depth: Annotated[int, Field(ge=1, le=MAX_DEPTH)]
     """Number of hidden layers: convolutions of 3x3, unless ``stride`` makes the first one larger."""
     order: LayerOrder = "relu_norm"
     """Of what follows a hidden convolution. ``"relu_norm"``: as published. ``"norm_relu"``: batch norm comes right
     after the convolution, so that it can be folded into it exactly once training is over."""
-    stride: Literal[1, 2, 4] = 1
+    stride: Stride = 1
     """Of the first convolution. Responses are enlarged again, bilinearly, to the size of the image."""
-    dilation_growth: Annotated[int, Field(ge=1, le=4)] = 1
+    dilation_growth: Annotated[int, Field(ge=1, le=MAX_DILATION_GROWTH)] = 1
     """Each hidden layer looks so many times as far as the one before: its dilation is a power of this."""
     coordinates: bool = False
     """Two more planes go in beside the bands: row and column of each pixel, from -1 to 1 across the image. For cameras
     that keep their view, as on a vehicle: labels then depend on where in the image something is."""
 
-    feature_planes: Annotated[int, Field(ge=0, le=256)] = 0
+    feature_planes: Annotated[int, Field(ge=0, le=MAX_FEATURE_PLANES)] = 0
     """Planes that go in between the bands and the coordinates: features of a pretrained network."""
 
     @model_validator(mode="after")
     def _bounded(self) -> NetworkOptions:
-        if self.dilation_growth ** (self.depth - 1) > _MAX_DILATION:
+        if self.dilation_growth ** (self.depth - 1) > MAX_DILATION:
             raise ValueError(
-                f"dilation_growth {self.dilation_growth} at depth {self.depth} means dilations above {_MAX_DILATION}: "
+                f"dilation_growth {self.dilation_growth} at depth {self.depth} means dilations above {MAX_DILATION}: "
                 "choose less of either"
             )
         return self
@@ -69,9 +76,7 @@ class NetworkOptions(BaseModel):
     @property
     def reach(self) -> int:
         """The same for what goes into the first layer, features and coordinates included."""
-        if self.stride == 1:
-            return sum(self.dilations)
-        return self.stride * (3 + sum(self.dilations[1:]))
+        return reach(self.depth, self.stride, self.dilation_growth)
 
 
 class BackboneDescription(BaseModel):
@@ -105,7 +110,7 @@ class ModelDescription(BaseModel):
     receptive_field: int | None
     """See ``NetworkOptions.receptive_field``."""
     backbone: BackboneDescription | None = None
-    """Where ``network`` has planes of features; they are in the exported graphs, with its weights."""
+    """Where ``network`` has planes of features."""
     input: Literal["uint8 / 255"] = "uint8 / 255"
     """What the network takes: bytes divided by 255; so 16-bit values by 65535, and floats as they are."""
     training: dict[str, JsonValue]

@@ -132,7 +132,7 @@ def load(
         raise ValueError(f"threads wants a whole number, at least 1, not {threads!r}")
     if providers is not None and kind != "onnx":
         raise ValueError(f"providers are for ONNX files; {path.name} is none: choose a device")
-    identity = _identity(path, kind)
+    identity, before = _identity(path, kind)
     running: RunningModel
     if kind == "onnx":
         from dynamicseg.inference.onnx_model import OnnxModel
@@ -149,6 +149,8 @@ def load(
         if threads is not None:
             raise ValueError(f"threads are for the CPU; {path.name} runs on a GPU: leave them out")
         running = EngineModel.load(path, device=device)
+    if _state(os.stat(path)) != before:
+        raise ValueError(one_line(path, "was changed while it was read: load it again"))
     exported = running.contract.description.get("export")
     precision = exported.get("precision") if isinstance(exported, dict) else None
     return Predictor(running, {**identity, "precision": precision or "fp32"})
@@ -188,13 +190,19 @@ def _format(path: Path) -> str:
     raise ValueError(one_line(path, text))
 
 
-def _identity(path: Path, kind: str) -> dict[str, Any]:
+def _identity(path: Path, kind: str) -> tuple[dict[str, Any], tuple[int, ...]]:
+    """Which file it is, and in which state, so that what is loaded afterwards is known to be the same."""
     digest, size = hashlib.sha256(), 0
     with opened(path) as file:
+        state = _state(os.fstat(file.fileno()))
         while chunk := file.read(1 << 20):
             digest.update(chunk)
             size += len(chunk)
-    return {"path": os.path.abspath(path), "format": kind, "bytes": size, "sha256": digest.hexdigest()}
+    return {"path": os.path.abspath(path), "format": kind, "bytes": size, "sha256": digest.hexdigest()}, state
+
+
+def _state(file: os.stat_result) -> tuple[int, ...]:
+    return file.st_ino, file.st_size, file.st_mtime_ns
 
 
 def _checked(labels: NDArray[np.int32], size: tuple[int, ...], label_count: int) -> NDArray[np.int32]:

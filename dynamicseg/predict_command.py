@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         image_formats, video_formats = chosen_formats(None if options.format is None else names(options.format))
         check_call(options.output, image_formats, options.tile)
         predictor = load(options.model, providers=providers, threads=options.threads, device=options.device)
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, MemoryError) as error:
         return _say(error, WRONG_CALL)
     work = PredictWork(
         options.output,

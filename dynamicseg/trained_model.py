@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dynamicseg._files import Refusal, one_line
-from dynamicseg._safetensors import opened_tensors, write_tensors
+from dynamicseg._safetensors import fitting_tensors, opened_tensors, write_tensors
 from dynamicseg.features.efficientnet import CHANNELS, EfficientNetLite0
 from dynamicseg.features.planes import FeaturePlanes, Projection
 from dynamicseg.inference.contract import METADATA_KEY
@@ -156,17 +156,7 @@ def _tensors(content: Any, description: ModelDescription) -> dict[str, Tensor]:
                     f"its backbone gives {projection.planes}"
                 )
             wanted |= {_PROJECTION + name: tensor for name, tensor in projection.state_dict().items()}
-    names = set(content.keys())
-    if names != set(wanted):
-        differing = sorted(names ^ set(wanted))
-        which = "is missing" if differing[0] in wanted else "has no place in it"
-        raise Refusal(f"does not fit its own description: {differing[0]} {which} ({len(differing)} such differences)")
-    for name, tensor in wanted.items():
-        stored = content.get_slice(name)
-        shape, dtype = stored.get_shape(), stored.get_dtype()
-        if shape != list(tensor.shape) or dtype != "F32":
-            raise Refusal(f"does not fit its own description: {name} is {dtype} {shape}, not F32 {list(tensor.shape)}")
-    tensors = {name: content.get_tensor(name) for name in wanted}
+    tensors = fitting_tensors(content, wanted, "does not fit its own description")
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()) or (name.endswith("running_var") and bool((tensor < 0).any())):
             raise Refusal(f"holds values in {name} that no network has: NaN, infinity or a variance below 0")

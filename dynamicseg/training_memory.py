@@ -40,12 +40,14 @@ def too_large(shape: tuple[int, ...], config: SegmenterConfig, device: torch.dev
 
 def check_memory(shape: tuple[int, ...], config: SegmenterConfig, device: torch.device) -> None:
     """Refuses what would not fit, before the system starts to swap or ends the process."""
-    available = available_memory() if device.type == "cpu" else _available_on_gpu(device)
+    available = available_on(device)
     if available is not None and training_bytes(shape, config) > available:
         raise MemoryError(too_large(shape, config, device, available))
 
 
-def _available_on_gpu(device: torch.device) -> int:
-    """Bytes that nobody has, and those that PyTorch keeps for its next tensors."""
+def available_on(device: torch.device) -> int | None:
+    """Bytes that this process can have there: those that nobody has, and what PyTorch keeps for its next tensors."""
+    if device.type == "cpu":
+        return available_memory()
     free, _ = torch.cuda.mem_get_info(device)
     return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

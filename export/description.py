@@ -70,7 +70,11 @@ def read_exported(path: Path) -> tuple[onnx.ModelProto, ModelDescription, dict[s
         ValueError: it is no such file, damaged, or refers to other files; in one line.
         OSError: it cannot be read.
     """
-    graph = onnx.ModelProto.FromString(read_onnx(path).content)
+    content = read_onnx(path).content
+    try:
+        graph = onnx.ModelProto.FromString(content)
+    except Exception:  # of protobuf, whose classes have no types
+        raise ValueError(one_line(path, "is no ONNX file, or it is damaged: copy it again")) from None
     try:
         description, exported = _checked(graph)
     except Refusal as refusal:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from dynamicseg._files import one_line
 from dynamicseg.inputs import find_images
 from dynamicseg.io import read_image
+from dynamicseg.predict import model_input
 
 MAX_IMAGES = 16
 MAX_SIDE = 640
@@ -56,12 +56,11 @@ def images_in(folder: Path, bands: int, size: tuple[int, int] | None) -> ImageSe
     images = []
     for index in sorted({round(at) for at in spread}):
         path = found.images[index].path
-        image = as_bytes(read_image(path))
-        if image.shape[2] != bands:
-            text = (
-                f"has {image.shape[2]} bands, the model takes {bands}: name a folder of images like those of training"
-            )
-            raise ValueError(one_line(path, text))
+        pixels = read_image(path)
+        try:
+            image = model_input(pixels, bands)
+        except ValueError as error:
+            raise ValueError(one_line(path, f"{error}; name a folder of such images")) from None
         images.append(_of_size(image, size))
     return ImageSet(tuple(images), f"{len(images)} of {len(found.images)} images in the folder {folder.name}")
 
@@ -89,21 +88,6 @@ def with_odd_sizes(images: ImageSet) -> tuple[NDArray[np.uint8], ...]:
     """The images and small pieces of the first one, of sizes that a graph of any size must take as well."""
     first = images.images[0]
     return (*images.images, *(np.ascontiguousarray(first[:height, :width]) for height, width in _CROPS))
-
-
-def as_bytes(image: NDArray[Any]) -> NDArray[np.uint8]:
-    """An image as models take it: 16-bit values divided by 257, and floats of 0 to 1 multiplied by 255, rounded.
-
-    Raises:
-        ValueError: floats outside 0 to 1.
-    """
-    if image.dtype == np.uint8:
-        return np.ascontiguousarray(image)
-    if image.dtype == np.uint16:
-        return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if image.min() < 0 or image.max() > 1:
-        raise ValueError(f"an image has values from {image.min():g} to {image.max():g}; floats are taken as 0 to 1")
-    return np.asarray(np.rint(image * np.float32(255)), np.uint8)
 
 
 def _of_size(image: NDArray[np.uint8], size: tuple[int, int] | None) -> NDArray[np.uint8]:

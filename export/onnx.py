@@ -28,13 +28,12 @@ class Deployed(nn.Module):
 
     Args:
         network: folded, in evaluation mode, float32.
-        half: compute in float16; but coordinates, which count pixels, and features are made in float32.
+        half: compute in float16; but coordinates, which count pixels, are made in float32.
     """
 
     def __init__(self, network: SegmentationNetwork, *, half: bool) -> None:
         super().__init__()
         self.network = copy.deepcopy(network)
-        self.features = self.network.features  # here it is one of the modules that the exporter sees
         self.dtype = torch.float16 if half else torch.float32
         self.network.layers.to(self.dtype)
 
@@ -88,8 +87,22 @@ def onnx_model(
             size.dim_param = names[axis]
         else:
             size.dim_value = shape[axis]
-    onnx.checker.check_model(model, full_check=True)
+    check(model)
     return model
+
+
+def check(model: onnx.ModelProto) -> None:
+    """Whether a graph that was made is one by ONNX's own rules.
+
+    Raises:
+        ValueError: it is none; in one line.
+    """
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        reason = " ".join(str(error).split())[:300]
+        text = f"the graph that was made breaks the rules of ONNX ({reason}): no file was written; choose another opset"
+        raise ValueError(text) from None
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynamicseg.export.formats import INPUT, OUTPUT
+from dynamicseg.inference.onnx_model import failure_of
 
 Labels = Callable[[NDArray[np.uint8]], NDArray[np.int32]]
 """From an image ``[H, W, bands]`` to its label map ``[H, W]``."""
@@ -63,18 +64,35 @@ def check_agreement(found: Agreement, least: float, what: str) -> None:
 
 
 def onnx_labels(content: bytes, batch: int = 1) -> Labels:
-    """What ONNX Runtime says on the CPU of an ONNX file, of the first image where it takes just so many in a batch."""
+    """What ONNX Runtime says on the CPU of an ONNX file, of the first image where it takes just so many in a batch.
+
+    Raises:
+        ValueError: ONNX Runtime cannot run it, at once or when it is asked for labels; in one line.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors are raised; a log would end up beside them on the screen
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime has no common class for its errors
+        raise _not_run(error) from None
 
     def labels(image: NDArray[np.uint8]) -> NDArray[np.int32]:
-        found: Any = session.run([OUTPUT], {INPUT: np.repeat(image[None], batch, axis=0)})[0]
+        try:
+            found: Any = session.run([OUTPUT], {INPUT: np.repeat(image[None], batch, axis=0)})[0]
+        except Exception as error:
+            raise _not_run(error) from None
         return np.asarray(found[0], np.int32)
 
     return labels
+
+
+def _not_run(error: Exception) -> ValueError:
+    return ValueError(
+        f"ONNX Runtime cannot run the graph ({failure_of(error)}): no file was written; choose other options, or "
+        "install the versions that the package's extra names"
+    )
 
 
 def engine_labels(path: Path) -> Labels:

@@ -28,7 +28,7 @@ from onnxruntime.quantization import (
 
 from dynamicseg.export.folding import convolutions_of
 from dynamicseg.export.formats import INPUT, Activations
-from dynamicseg.export.onnx import quiet
+from dynamicseg.export.onnx import check, quiet
 from dynamicseg.model import SegmentationNetwork
 
 _DEAD = 1e-6  # a channel that never exceeds this keeps its size
@@ -76,7 +76,7 @@ def quantized(
             extra_options={"ActivationSymmetric": symmetric, "WeightSymmetric": True, "QuantizeBias": not symmetric},
         )
         found = onnx.load_model(result)
-    onnx.checker.check_model(found, full_check=True)
+    check(found)
     facts = {"activations": activations, "weights": "int8", "calibration": "minimum and maximum", "images": len(images)}
     return found, facts
 

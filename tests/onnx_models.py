@@ -16,7 +16,9 @@ from dynamicseg.io import label_palette
 _GREY = 128  # so that a photo has several labels
 
 
-def description(bands: int = 3, labels: int = 5, depth: int = 2, width: int = 4, **changes: Any) -> dict[str, Any]:
+def description(
+    bands: int = 3, labels: int = 5, depth: int = 2, width: int = 4, *, coordinates: bool = False, **changes: Any
+) -> dict[str, Any]:
     return {
         "format_version": 1,
         "package_version": "0.1.0",
@@ -25,8 +27,8 @@ def description(bands: int = 3, labels: int = 5, depth: int = 2, width: int = 4,
         "label_count": labels,
         "palette": label_palette(labels).tolist(),
         "label_areas": [1 / labels] * labels,
-        "network": {"width": width, "depth": depth, "stride": 1, "coordinates": False},
-        "receptive_field": depth,
+        "network": {"width": width, "depth": depth, "stride": 1, "dilation_growth": 1, "coordinates": coordinates},
+        "receptive_field": None if coordinates else depth,
         "input": "uint8 / 255",
         "training": {},
         "export": {"precision": "fp32"},

@@ -97,7 +97,7 @@ def edited(graph: onnx.ModelProto, **changes: object) -> None:
     ("change", "message"),
     [
         (external, "in other files"),
-        (external_inside, "in other files"),
+        (external_inside, "uses the operator 'Constant'"),
         (foreign, "is a foreign ONNX file"),
         (other_weights, "is damaged, or was changed after dynamicseg export wrote it"),
         (lambda graph: edited(graph, format_version=2), "is of format version 2, this DynamicSeg reads 1"),

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_models
 import pytest
 import tifffile
 import torch
@@ -11,8 +12,9 @@ from export_models import a_model, photo, photo_folder
 
 from dynamicseg.export import export, graph
 from dynamicseg.export.folding import convolutions_of, folded
-from dynamicseg.export.images import MAX_IMAGES, as_bytes, images_in, photos_at_hand
-from dynamicseg.export.parity import TooLittleAgreement, agreement
+from dynamicseg.export.images import MAX_IMAGES, images_in, photos_at_hand
+from dynamicseg.export.onnx import check, onnx_model
+from dynamicseg.export.parity import TooLittleAgreement, agreement, onnx_labels
 from dynamicseg.io import write_image
 from dynamicseg.model import SegmentationNetwork
 
@@ -76,13 +78,6 @@ def test_there_are_photos_of_any_bands(bands: int) -> None:
         assert image.std(axis=(0, 1)).min() > 5
 
 
-def test_images_become_bytes_as_predictions_take_them() -> None:
-    assert as_bytes(np.array([[[0, 128, 129, 65535]]], np.uint16)).ravel().tolist() == [0, 0, 1, 255]
-    assert as_bytes(np.array([[[0, 0.5, 1]]], np.float32)).ravel().tolist() == [0, 128, 255]
-    with pytest.raises(ValueError, match="values from 0 to 3; floats are taken as 0 to 1"):
-        as_bytes(np.array([[[0, 3]]], np.float32))
-
-
 def test_images_that_do_not_fit_are_named(tmp_path: Path) -> None:
     model = a_model()
     with pytest.raises(ValueError, match="nowhere: is no folder"):
@@ -90,7 +85,7 @@ def test_images_that_do_not_fit_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty: this folder holds no images"):
         export(model, tmp_path / "m.onnx", images=tmp_path / "empty")
-    with pytest.raises(ValueError, match=r"a.png: has 1 bands, the model takes 3"):
+    with pytest.raises(ValueError, match=r"a.png: the image has 1 bands, the model was trained on 3"):
         export(model, tmp_path / "m.onnx", images=photo_folder(tmp_path / "grey", bands=1))
     (tmp_path / "grey" / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     with pytest.raises(ValueError, match=r"a.png: "):
@@ -105,3 +100,36 @@ def test_images_of_many_bands_are_compared_too(tmp_path: Path) -> None:
     assert exported.agreement is not None
     assert exported.agreement > 0.999
     assert exported.metadata["export"]["images"]["count"] == 1
+
+
+def test_what_onnx_runtime_cannot_run_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+
+    def too_new(*args: Any, **options: Any) -> Any:
+        result = onnx_model(*args, **options)
+        result.opset_import[0].version = 999
+        return result
+
+    monkeypatch.setattr(graph, "onnx_model", too_new)
+    with pytest.raises(ValueError, match=r"^ONNX Runtime cannot run the graph .*: no file was written") as caught:
+        export(a_model(), tmp_path / "m.onnx", images=photo_folder(tmp_path / "photos"))
+    assert len(str(caught.value).splitlines()) == 1
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_a_failure_of_onnx_runtime_in_a_run_is_one_line() -> None:
+    labels = onnx_labels(onnx_models.model(size=(9, 11)).SerializeToString())
+    with pytest.raises(ValueError, match=r"^ONNX Runtime cannot run the graph") as caught:
+        labels(photo())
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_graph_that_breaks_the_rules_of_onnx_is_one_line() -> None:
+    broken = onnx_models.model()
+    broken.graph.node[0].ClearField("op_type")
+    with pytest.raises(ValueError, match=r"^the graph that was made breaks the rules of ONNX") as caught:
+        check(broken)
+    other_type = onnx_models.model()
+    other_type.graph.output[0].type.tensor_type.elem_type = 1
+    with pytest.raises(ValueError, match=r"^the graph that was made breaks the rules of ONNX"):
+        check(other_type)
+    assert len(str(caught.value).splitlines()) == 1

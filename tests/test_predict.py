@@ -17,6 +17,7 @@ from PIL import Image
 from test_trained_model import a_model
 
 import dynamicseg
+from dynamicseg import predict
 from dynamicseg.io import label_palette, read_image, read_label_map
 from dynamicseg.memory import usable_cores
 from dynamicseg.predict import Predictor, load, model_input
@@ -252,3 +253,26 @@ class TestProviders:
         monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
         with pytest.raises(ValueError, match="provider cuda is not in this ONNX Runtime"):
             load(onnx_file, device="cuda")
+
+
+@pytest.mark.parametrize("kind", ["onnx", "safetensors"])
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"m.{kind}"
+    if kind == "onnx":
+        onnx_models.save(path)
+    else:
+        a_model().save(path)
+    identity = predict._identity
+
+    def changed_afterwards(*arguments: Any) -> Any:
+        found = identity(*arguments)
+        other = path.with_suffix(".new")
+        other.write_bytes(path.read_bytes())
+        other.replace(path)
+        return found
+
+    monkeypatch.setattr(predict, "_identity", changed_afterwards)
+    with pytest.raises(ValueError, match=rf"m\.{kind}: was changed while it was read: load it again"):
+        load(path)

@@ -56,6 +56,9 @@ class FakeGpu:
     def use(self) -> None:
         pass
 
+    def free_memory(self) -> int:
+        return 3 * 10**9
+
     def allocate(self, nbytes: int) -> int:
         buffer = ctypes.create_string_buffer(nbytes)
         self.memory[ctypes.addressof(buffer)] = buffer

@@ -9,13 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_models
 import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from onnx_models import description
 
 from dynamicseg._files import Refusal
@@ -63,9 +64,9 @@ def external_weights(model: onnx.ModelProto) -> None:
     entry.key, entry.value = "location", "../../../etc/passwd"
 
 
-def external_weights_in_a_constant(model: onnx.ModelProto) -> None:
+def tensor_in_a_node(model: onnx.ModelProto) -> None:
     tensor = TensorProto(data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
-    model.graph.node.append(helper.make_node("Constant", [], ["c"], value=tensor))
+    model.graph.node.append(helper.make_node("Cast", ["image"], ["c"], to=1, value=tensor))
 
 
 def location_without_saying_so(model: onnx.ModelProto) -> None:
@@ -122,7 +123,7 @@ def two_graphs(model: onnx.ModelProto) -> bytes:
     ("change", "words"),
     [
         (external_weights, "keeps weights in other files"),
-        (external_weights_in_a_constant, "keeps weights in other files"),
+        (tensor_in_a_node, "has a tensor inside Cast"),
         (location_without_saying_so, "keeps weights in other files"),
         (custom_operator, "uses the operator 'com.microsoft.EPContext'"),
         (unknown_operator, "uses the operator 'RandomNormal'"),
@@ -143,6 +144,143 @@ def test_what_no_exported_model_has_is_refused(
     model = onnx_models.model()
     (tmp_path / "m.onnx").write_bytes(change(model) or model.SerializeToString())
     assert words in refusal(tmp_path / "m.onnx")
+
+
+# ---- small files that ask for any amount of memory -------------------------------------------------------------------
+
+SIDE = 1 << 20
+
+
+def with_nodes(*nodes: onnx.NodeProto, **constants: Any) -> Callable[[onnx.ModelProto], None]:
+    """Puts operators between the image and the labels, in front of all others."""
+
+    def change(model: onnx.ModelProto) -> None:
+        for position, node in enumerate(nodes):
+            model.graph.node.insert(position, node)
+        for name, values in constants.items():
+            model.graph.initializer.append(numpy_helper.from_array(np.asarray(values), name))
+
+    return change
+
+
+def node(operator: str, *inputs: str, to: str = "made", **attributes: Any) -> onnx.NodeProto:
+    """An operator whose result is called ``to``."""
+    return helper.make_node(operator, inputs, [to], **attributes)
+
+
+def convolution_of(weights: str, n: Any = 0, **attributes: Any) -> Callable[[onnx.ModelProto], None]:
+    """Puts another convolution in place of the first one."""
+
+    def change(model: onnx.ModelProto) -> None:
+        first = next(node for node in model.graph.node if node.op_type == "Conv")
+        first.CopyFrom(node("Conv", first.input[0], weights, to=first.output[0], **attributes))
+        with_nodes(n=n)(model)
+
+    return change
+
+
+ROWS = (node("Shape", "image", to="size", start=1, end=2), node("Squeeze", "size", to="rows"))
+NUMBERS = (*ROWS, node("Range", "zero", "rows", "one", to="numbers"))
+ONE = {"zero": np.int64(0), "one": np.int64(1)}
+
+
+@pytest.mark.parametrize(
+    ("change", "operator"),
+    [
+        (with_nodes(node("ConstantOfShape", "n"), n=np.array([SIDE, SIDE])), "'ConstantOfShape'"),
+        (with_nodes(node("Tile", "image", "n"), n=np.array([1, SIDE, SIDE, 1])), "'Tile'"),
+        (with_nodes(node("Pad", "image", "n"), n=np.array([0, SIDE, SIDE, 0] * 2)), "'Pad'"),
+        (with_nodes(node("Reshape", "image", "n"), n=np.array([-1, 1])), "'Reshape'"),
+        (with_nodes(node("Gather", "image", "n"), n=np.zeros((SIDE,), np.int64)), "'Gather'"),
+        (with_nodes(node("OneHot", "image", "n", "n"), n=np.array([SIDE, 0])), "'OneHot'"),
+        (with_nodes(node("Range", "zero", "n", "one"), n=np.int64(1 << 40), **ONE), "Range"),
+        (with_nodes(*ROWS, node("Range", "zero", "rows", "n"), n=np.float32(1e-9), **ONE), "Range"),
+        (with_nodes(*ROWS, node("Mul", "rows", "rows", to="n"), node("Range", "zero", "n", "one"), **ONE), "Range"),
+        (with_nodes(node("Expand", "n", "n"), n=np.array([SIDE, SIDE])), "Expand"),
+        (with_nodes(helper.make_node("Cast", ["image"], ["n"], to=TensorProto.STRING)), "Cast"),
+        (with_nodes(node("Shape", "image", to="n"), node("Expand", "w", "n"), w=np.ones((64, 1, 1, 1, 1))), "Expand"),
+        (
+            with_nodes(*ROWS, node("Concat", "size", "size", to="n", axis=0), node("Expand", "one", "n"), **ONE),
+            "Expand",
+        ),
+        (
+            with_nodes(
+                *NUMBERS,
+                node("Unsqueeze", "numbers", "last", to="a"),
+                node("Unsqueeze", "numbers", "zero", to="b"),
+                node("Mul", "a", "b"),
+                last=np.array([1]),
+                **ONE,
+            ),
+            "Mul",
+        ),
+        (with_nodes(node("Resize", "image", "", "n"), n=np.array([1, 1e4, 1e4, 1], np.float32)), "Resize"),
+        (with_nodes(node("Resize", "image", "", "", "n"), n=np.array([1, SIDE, SIDE, 1])), "Resize"),
+        (with_nodes(node("Concat", *["image"] * 999, axis=0)), "Concat"),
+        (with_nodes(node("Concat", *["image"] * 999, axis=3)), "Concat"),
+        (with_nodes(node("Add", "image", "n"), n=np.zeros((9, 1, 1, 1, 1), np.uint8)), "Add"),
+        (convolution_of("n", n=np.zeros((99, 3, 1, 1), np.float32)), "Conv"),
+        (convolution_of("w0", auto_pad="SAME_UPPER"), "Conv"),
+        (convolution_of("w0", dilations=[-1, 1]), "Conv"),
+        (with_nodes(node("Relu", "nowhere")), "Relu"),
+        (with_nodes(node("Transpose", "image", perm=[0, 0, 0, 0])), "Transpose"),
+        (with_nodes(node("ArgMax", "image", axis=-1)), "ArgMax"),
+    ],
+)
+@pytest.mark.usefixtures("never_run")
+def test_nothing_makes_more_of_an_image_than_a_model_does(
+    change: Callable[[onnx.ModelProto], None], operator: str, tmp_path: Path
+) -> None:
+    model = onnx_models.model()
+    change(model)
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    text = refusal(tmp_path / "m.onnx")
+    assert f"uses {operator} " in text or f"uses the operator {operator}," in text
+    assert text.endswith("export it again")
+
+
+def more_layers(model: onnx.ModelProto) -> None:
+    convolution = next(node for node in model.graph.node if node.op_type == "Conv")
+    for _ in range(3):
+        model.graph.node.append(convolution)
+
+
+def many_nodes(model: onnx.ModelProto) -> None:
+    model.graph.node.extend(node("Relu", "x0", to=f"more{k}") for k in range(200))
+
+
+def one_attribute_twice(model: onnx.ModelProto) -> None:
+    convolution = next(node for node in model.graph.node if node.op_type == "Conv")
+    convolution.attribute.append(helper.make_attribute("pads", [SIDE] * 4))
+
+
+def one_tensor_twice(model: onnx.ModelProto) -> None:
+    model.graph.initializer.append(model.graph.initializer[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (more_layers, "has more layers than its description says"),
+        (many_nodes, "has more layers than its description says"),
+        (one_attribute_twice, "has the attribute 'pads' of Conv twice"),
+        (one_tensor_twice, "has two tensors of the name 'grey'"),
+    ],
+)
+@pytest.mark.usefixtures("never_run")
+def test_graphs_unlike_their_description_are_refused(
+    change: Callable[[onnx.ModelProto], None], words: str, tmp_path: Path
+) -> None:
+    model = onnx_models.model()
+    change(model)
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    assert words in refusal(tmp_path / "m.onnx")
+
+
+@pytest.mark.usefixtures("never_run")
+def test_a_fixed_size_that_no_machine_could_hold_is_refused(tmp_path: Path) -> None:
+    path = onnx_models.save(tmp_path / "m.onnx", size=(SIDE, SIDE), batch=4)
+    assert f"takes 4 images of {SIDE}x{SIDE} pixels at once" in refusal(path)
 
 
 # ---- foreign ---------------------------------------------------------------------------------------------------------

@@ -13,7 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_trained_model import a_model
 
-from dynamicseg.inference import tiles
+from dynamicseg import training_memory
+from dynamicseg.inference import onnx_model
+from dynamicseg.inference.onnx_file import read_onnx
+from dynamicseg.inference.onnx_model import OnnxModel
 from dynamicseg.inference.tiles import spans
 from dynamicseg.predict import Predictor, load
 
@@ -96,12 +99,12 @@ def test_models_of_fixed_size_go_over_larger_images(size: tuple[int, int], tmp_p
 def test_memory_decides_where_no_tile_is_named(exact: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = exact.predict(IMAGE)
     assert expected.tile is None
-    per_pixel = exact.running.contract.bytes_per_pixel
-    monkeypatch.setattr(tiles, "available_memory", lambda: 2 * 70 * 70 * per_pixel)
+    per_pixel = exact.running.bytes_per_pixel
+    monkeypatch.setattr(exact.running, "free_memory", lambda: 2 * 70 * 70 * per_pixel)
     tiled = exact.predict(IMAGE)
     assert tiled.tile == 64
     np.testing.assert_array_equal(tiled.labels, expected.labels)
-    monkeypatch.setattr(tiles, "available_memory", lambda: 1000)
+    monkeypatch.setattr(exact.running, "free_memory", lambda: 1000)
     with pytest.raises(MemoryError, match="not even a tile of 8 pixels a side fits"):
         exact.predict(IMAGE)
 
@@ -112,8 +115,49 @@ def test_a_model_that_knows_where_a_pixel_lies_has_no_tiles(tmp_path: Path, monk
     assert predictor.predict(IMAGE).tile is None
     with pytest.raises(ValueError, match=r"knows where in the image a pixel lies.*leave tile out"):
         predictor.predict(IMAGE, tile=64)
-    monkeypatch.setattr(tiles, "available_memory", lambda: 1000)
+    monkeypatch.setattr(predictor.running, "free_memory", lambda: 1000)
     with pytest.raises(MemoryError, match=r"83x61 pixels take about .* GB, and this model knows where"):
+        predictor.predict(IMAGE)
+
+
+def test_the_memory_is_that_of_the_device_that_predicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a_model().save(tmp_path / "m.safetensors")
+    predictor = load(tmp_path / "m.safetensors", device="cpu")
+    asked: list[torch.device] = []
+
+    def mem_get_info(device: torch.device) -> tuple[int, int]:
+        asked.append(device)
+        return 5000, 10**6
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", mem_get_info)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 700)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 300)
+    monkeypatch.setattr(training_memory, "available_memory", lambda: 10**12)
+    assert predictor.running.free_memory() == 10**12
+    monkeypatch.setattr(predictor.running, "_device", torch.device("cuda:1"))
+    assert predictor.running.free_memory() == 5400
+    assert asked == [torch.device("cuda:1")]
+
+
+def test_onnx_runtime_on_a_gpu_has_the_memory_of_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gpu:
+        def __init__(self, index: int) -> None:
+            self.index = index
+
+        def free_memory(self) -> int:
+            return 1000 + self.index
+
+    monkeypatch.setattr(onnx_model, "Gpu", Gpu)
+    monkeypatch.setattr(onnx_model, "available_memory", lambda: 10**12)
+    file = read_onnx(onnx_models.save(tmp_path / "m.onnx"))
+    assert OnnxModel(file, None, {"device": "cuda:2"}).free_memory() == 1002
+    assert OnnxModel(file, None, {"device": "cpu"}).free_memory() == 10**12
+
+
+def test_a_fixed_size_that_does_not_fit_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = load(onnx_models.save(tmp_path / "m.onnx", size=(61, 83), batch=2))
+    monkeypatch.setattr(predictor.running, "free_memory", lambda: 1000)
+    with pytest.raises(MemoryError, match=r"takes 2 images of 83x61 pixels at once, about .* free on cpu"):
         predictor.predict(IMAGE)
 
 
@@ -130,7 +174,7 @@ def test_tiles_that_are_none(tile: Any, error: type[Exception], words: str, exac
 
 
 def test_a_fixed_view_is_not_filled(tmp_path: Path) -> None:
-    predictor = load(onnx_models.save(tmp_path / "m.onnx", size=(24, 32), receptive_field=None))
+    predictor = load(onnx_models.save(tmp_path / "m.onnx", size=(24, 32), coordinates=True))
     assert predictor.predict(IMAGE[:24, :32]).tile is None
     for image in (IMAGE[:20, :32], IMAGE):
         with pytest.raises(ValueError, match="the model takes 32x24 of the whole view: make the image so large"):

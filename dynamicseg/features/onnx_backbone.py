@@ -10,7 +10,7 @@ import numpy as np
 
 from dynamicseg._files import Refusal, one_line, opened
 from dynamicseg.features.backbone import InputContract
-from dynamicseg.inference.onnx_model import FATAL_ONLY, import_runtime, reason
+from dynamicseg.inference.onnx_model import FATAL_ONLY, failure_of, import_runtime
 from dynamicseg.memory import usable_cores
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class OnnxBackbone:
             try:
                 session = runtime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
             except Exception as error:  # ONNX Runtime has no common class for its errors
-                raise Refusal(f"cannot be run by ONNX Runtime {runtime.__version__}: {reason(error)}") from None
+                raise Refusal(f"cannot be run by ONNX Runtime {runtime.__version__}: {failure_of(error)}") from None
             size = _input_size(session, options.multiple)
             _check_outputs(session, options.outputs)
         facts = {
@@ -72,8 +72,8 @@ class OnnxBackbone:
             found = self._session.run(names, {self._input: np.ascontiguousarray(image)})
         except Exception as error:
             text = (
-                f"failed on an image of {shape}: {reason(error)}; if it wants sides that are multiples of some other "
-                "number, pass it as feature_multiple (--feature-multiple)"
+                f"failed on an image of {shape}: {failure_of(error)}; if it wants sides that are multiples of some "
+                "other number, pass it as feature_multiple (--feature-multiple)"
             )
             raise ValueError(one_line(self._path, text)) from None
         for name, array in zip(names, found, strict=True):

@@ -1,7 +1,6 @@
 """Features as further planes of an image: maps projected to a few components, at the size of the image.
 
-Where one image is segmented, the components are its own. A model for many images has fixed ones, and its network and
-the backbone are then one ``nn.Module``, which goes into one exported graph.
+Where one image is segmented, the components are its own. A model for many images has fixed ones, which are part of it.
 """
 
 from __future__ import annotations
@@ -163,5 +162,5 @@ class FeaturePlanes(nn.Module):
 
 
 def _up_to(length: int, multiple: int) -> int:
-    """How much is missing to the next multiple; in words that the exporter can follow for any length."""
-    return (length + multiple - 1) // multiple * multiple - length
+    """How much is missing to the next multiple."""
+    return -length % multiple

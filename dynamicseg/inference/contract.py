@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -17,9 +17,17 @@ if TYPE_CHECKING:
 METADATA_KEY = "dynamicseg"
 """Under this key an ONNX file holds the description, as JSON."""
 FORMAT_VERSION = 1
+"""Of model files. It grows when an older DynamicSeg could not use a newer file."""
 MAX_DESCRIPTION_BYTES = 4 << 20
 
-_MOST = 4096  # bands, labels, pixels of the receptive field
+MAX_BANDS = MAX_LABELS = MAX_WIDTH = 4096
+MAX_DEPTH = 64
+MAX_FEATURE_PLANES = 256
+MAX_DILATION_GROWTH = 4
+MAX_DILATION = 256
+Stride = Literal[1, 2, 4]
+STRIDES: tuple[Stride, ...] = get_args(Stride)
+"""Limits of what a network may be: of those that are trained (``model_description``) and of those that are run."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +41,7 @@ class ModelContract:
         radius: no pixel farther away than this has any influence on a label; None: all have.
         stride: that holds of parts of an image that begin at multiples of it.
         width: channels of the widest layer.
+        depth: number of hidden layers.
         description: the whole JSON that it was read from.
     """
 
@@ -42,6 +51,7 @@ class ModelContract:
     radius: int | None
     stride: int
     width: int
+    depth: int
     description: Mapping[str, Any] = field(repr=False)
 
     @property
@@ -84,19 +94,43 @@ def contract_of(description: Mapping[str, Any]) -> ModelContract:
     network = description.get("network")
     if not isinstance(network, dict):
         raise _damaged("it has no network")
-    label_count = _number(description, "label_count", 1, _MOST)
+    label_count = _number(description, "label_count", 1, MAX_LABELS)
+    stride, depth = _number(network, "stride", 1, max(STRIDES)), _number(network, "depth", 1, MAX_DEPTH)
+    if stride not in STRIDES:
+        raise _damaged(f"stride is {stride}, not one of {', '.join(map(str, STRIDES))}")
     return ModelContract(
-        bands=_number(description, "bands", 1, _MOST),
+        bands=_number(description, "bands", 1, MAX_BANDS),
         label_count=label_count,
         palette=_palette(description.get("palette"), label_count),
-        radius=None if description.get("receptive_field", 0) is None else _number(description, "receptive_field"),
-        stride=_number(network, "stride", 1, 64),
-        width=_number(network, "width", 1, _MOST),
+        radius=_radius(description, network, depth, stride),
+        stride=stride,
+        width=_number(network, "width", 1, MAX_WIDTH),
+        depth=depth,
         description=description,
     )
 
 
-def _number(description: Mapping[str, Any], name: str, least: int = 0, most: int = _MOST) -> int:
+def reach(depth: int, stride: int, dilation_growth: int) -> int:
+    """How many pixels far a network looks in each direction, see ``model_description.NetworkOptions``."""
+    dilations = [dilation_growth**layer for layer in range(depth)]
+    return sum(dilations) if stride == 1 else stride * (3 + sum(dilations[1:]))
+
+
+def _radius(description: Mapping[str, Any], network: Mapping[str, Any], depth: int, stride: int) -> int | None:
+    growth = _number(network, "dilation_growth", 1, MAX_DILATION_GROWTH)
+    if growth ** (depth - 1) > MAX_DILATION:
+        raise _damaged(f"dilation_growth is {growth} at depth {depth}, which means dilations above {MAX_DILATION}")
+    if not isinstance(network.get("coordinates"), bool):
+        raise _damaged(f"coordinates is {str(network.get('coordinates'))[:40]}, not true or false")
+    features = _number({"feature_planes": 0, **network}, "feature_planes", 0, MAX_FEATURE_PLANES)
+    radius = None if network["coordinates"] or features else reach(depth, stride, growth)
+    found = description.get("receptive_field", -1)
+    if type(found) is not type(radius) or found != radius:
+        raise _damaged(f"receptive_field is {str(found)[:40]}, that of the network {radius}")
+    return radius
+
+
+def _number(description: Mapping[str, Any], name: str, least: int, most: int) -> int:
     number = description.get(name)
     if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= most:
         raise _damaged(f"{name} is {str(number)[:40]}, not a whole number of {least} to {most}")

@@ -6,6 +6,10 @@ https://docs.nvidia.com/cuda/cuda-driver-api/
 from __future__ import annotations
 
 import ctypes
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +19,21 @@ _LIBRARIES = ("libcuda.so.1", "nvcuda.dll")
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
 _NAME_BYTES = 256
+
+
+@dataclass(frozen=True)
+class GpuFacts:
+    """A GPU, in words.
+
+    Attributes:
+        name: as the driver calls it.
+        compute_capability: as ``"8.6"``.
+        driver: the version of CUDA that its driver knows, as ``"13.0"``.
+    """
+
+    name: str
+    compute_capability: str
+    driver: str
 
 
 class Gpu:
@@ -30,30 +49,28 @@ class Gpu:
     """
 
     def __init__(self, index: int = 0) -> None:
-        self._driver = _driver()
-        self._do("cuInit", ctypes.c_uint(0))
-        count = ctypes.c_int()
-        self._do("cuDeviceGetCount", ctypes.byref(count))
-        if index >= count.value:
-            raise ValueError(f"device cuda:{index}: there are only {count.value} GPUs, numbered from 0")
-        device = ctypes.c_int()
-        self._do("cuDeviceGet", ctypes.byref(device), ctypes.c_int(index))
-        text = ctypes.create_string_buffer(_NAME_BYTES)
-        self._do("cuDeviceGetName", text, ctypes.c_int(_NAME_BYTES), device)
-        self.name = text.value.decode(errors="replace")
-        self.compute_capability = f"{self._attribute(_MAJOR, device)}.{self._attribute(_MINOR, device)}"
-        context = ctypes.c_void_p()
+        self._driver, device = _device(index)
+        facts = _facts(self._driver, device)
+        self.name, self.compute_capability = facts.name, facts.compute_capability
+        context, stream = ctypes.c_void_p(), ctypes.c_void_p()
         self._do("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
-        self._context = context
+        self._context, self._stream = context, stream
+        # Also if something fails from here on. What uses the GPU keeps this object for as long as it does.
+        weakref.finalize(self, _give_back, self._driver, device, context, stream)
         self.use()
-        stream = ctypes.c_void_p()
         self._do("cuStreamCreate", ctypes.byref(stream), ctypes.c_uint(_NON_BLOCKING))
-        self._stream = stream
         self.stream = int(stream.value or 0)
 
     def use(self) -> None:
         """Makes this GPU the one that the calling thread works on."""
         self._do("cuCtxSetCurrent", self._context)
+
+    def free_memory(self) -> int:
+        """Bytes that nobody has, on this GPU."""
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        with self._used_here():
+            self._do("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
+        return free.value
 
     def allocate(self, nbytes: int) -> int:
         """The address of so many bytes; MemoryError if there are not so many."""
@@ -65,8 +82,9 @@ class Gpu:
         return address.value
 
     def free(self, address: int) -> None:
-        """Gives back what ``allocate`` gave."""
-        self._do("cuMemFree_v2", ctypes.c_uint64(address))
+        """Gives back what ``allocate`` gave, from any thread."""
+        with self._used_here():
+            self._do("cuMemFree_v2", ctypes.c_uint64(address))
 
     def copy_in(self, address: int, array: NDArray[Any]) -> None:
         """From a contiguous array, in the order of the stream."""
@@ -82,18 +100,70 @@ class Gpu:
         """Until all that was handed to the stream is done."""
         self._do("cuStreamSynchronize", self._stream)
 
-    def _attribute(self, which: int, device: ctypes.c_int) -> int:
-        value = ctypes.c_int()
-        self._do("cuDeviceGetAttribute", ctypes.byref(value), ctypes.c_int(which), device)
-        return value.value
+    @contextmanager
+    def _used_here(self) -> Iterator[None]:
+        """As ``use``, and then as it was: other libraries may be at work on another GPU in this thread."""
+        self._do("cuCtxPushCurrent_v2", self._context)
+        try:
+            yield
+        finally:
+            self._do("cuCtxPopCurrent_v2", ctypes.byref(ctypes.c_void_p()))
 
     def _do(self, function: str, *arguments: Any) -> None:
-        status = getattr(self._driver, function)(*arguments)
-        if status != 0:
-            text = ctypes.c_char_p()
-            self._driver.cuGetErrorString(ctypes.c_int(status), ctypes.byref(text))
-            reason = (text.value or b"unknown").decode(errors="replace")
-            raise ValueError(f"the CUDA driver refuses {function}: {reason} ({status})")
+        _call(self._driver, function, *arguments)
+
+
+def gpu_facts(index: int = 0) -> GpuFacts:
+    """What a GPU is; nothing of it is used.
+
+    Raises:
+        ValueError: there is no driver, or no such GPU.
+    """
+    return _facts(*_device(index))
+
+
+def _device(index: int) -> tuple[Any, ctypes.c_int]:
+    """The driver, and the number that it has for a GPU."""
+    driver = _driver()
+    _call(driver, "cuInit", ctypes.c_uint(0))
+    count, device = ctypes.c_int(), ctypes.c_int()
+    _call(driver, "cuDeviceGetCount", ctypes.byref(count))
+    if index >= count.value:
+        raise ValueError(f"device cuda:{index}: there are only {count.value} GPUs, numbered from 0")
+    _call(driver, "cuDeviceGet", ctypes.byref(device), ctypes.c_int(index))
+    return driver, device
+
+
+def _facts(driver: Any, device: ctypes.c_int) -> GpuFacts:
+    text = ctypes.create_string_buffer(_NAME_BYTES)
+    major, minor, version = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    _call(driver, "cuDeviceGetName", text, ctypes.c_int(_NAME_BYTES), device)
+    _call(driver, "cuDeviceGetAttribute", ctypes.byref(major), ctypes.c_int(_MAJOR), device)
+    _call(driver, "cuDeviceGetAttribute", ctypes.byref(minor), ctypes.c_int(_MINOR), device)
+    _call(driver, "cuDriverGetVersion", ctypes.byref(version))
+    return GpuFacts(
+        text.value.decode(errors="replace"),
+        f"{major.value}.{minor.value}",
+        f"{version.value // 1000}.{version.value % 1000 // 10}",
+    )
+
+
+def _call(driver: Any, function: str, *arguments: Any) -> None:
+    status = getattr(driver, function)(*arguments)
+    if status != 0:
+        text = ctypes.c_char_p()
+        driver.cuGetErrorString(ctypes.c_int(status), ctypes.byref(text))
+        reason = (text.value or b"unknown").decode(errors="replace")
+        raise ValueError(f"the CUDA driver refuses {function}: {reason} ({status})")
+
+
+def _give_back(driver: Any, device: ctypes.c_int, context: ctypes.c_void_p, stream: ctypes.c_void_p) -> None:
+    # What these say is of no use any more: after an error on the GPU, all of them fail.
+    if stream.value:
+        driver.cuCtxPushCurrent_v2(context)
+        driver.cuStreamDestroy_v2(stream)
+        driver.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+    driver.cuDevicePrimaryCtxRelease_v2(device)
 
 
 def _driver() -> Any:

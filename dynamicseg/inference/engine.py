@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,17 +30,20 @@ if TYPE_CHECKING:
 class EngineModel:
     """An engine in TensorRT; see ``running.RunningModel``."""
 
-    def __init__(self, engine: Any, file: EngineFile, gpu: Gpu, facts: Mapping[str, Any]) -> None:
+    def __init__(self, engine: Any, context: Any, file: EngineFile, gpu: Gpu, facts: Mapping[str, Any]) -> None:
         self.contract = file.contract
         self.facts = facts
+        # What the layers take, the context has already; only images and labels are still to come.
+        self.bytes_per_pixel = file.contract.bands + np.dtype(np.int32).itemsize
         self._gpu = gpu
-        self._context = engine.create_execution_context()
+        self._on_gpu = _OnGpu(engine, context, gpu)
+        self._free_memory = gpu.free_memory()
+        weakref.finalize(self, self._on_gpu.give_back)
         smallest, _, largest = (tuple(shape) for shape in engine.get_tensor_profile_shape("image", 0))
         self._smallest, self._most = smallest, largest[0]
         self.batch: int | None = smallest[0] if smallest[0] > 1 else None
         self.size: tuple[int, int] | None = largest[1:3] if smallest[1:3] == largest[1:3] else None
         self.largest: tuple[int, int] | None = largest[1:3]
-        self._buffers: dict[str, tuple[int, int]] = {}  # address and bytes
 
     @classmethod
     def load(cls, path: Path, *, device: str = "auto") -> EngineModel:
@@ -48,6 +53,7 @@ class EngineModel:
             ValueError: it is damaged, foreign, or built for something else; or there is no GPU.
             OSError: it cannot be read.
             ImportError: TensorRT is not installed.
+            MemoryError: the GPU has too little for it.
         """
         index = cuda_index(device)
         if device == "cpu":
@@ -72,7 +78,11 @@ class EngineModel:
             "threads": None,
             "gpu": gpu.name,
         }
-        return cls(engine, file, gpu, facts)
+        return cls(engine, _context(path, file, engine, gpu), file, gpu, facts)
+
+    def free_memory(self) -> int | None:
+        """See ``RunningModel.free_memory``."""
+        return self._free_memory
 
     def labels(self, images: NDArray[np.uint8]) -> NDArray[np.int32]:
         """See ``RunningModel.labels``."""
@@ -92,28 +102,61 @@ class EngineModel:
         images = np.ascontiguousarray(images)
         labels = np.empty(images.shape[:3], np.int32)
         self._gpu.use()
-        context = self._context
+        context = self._on_gpu.context
         if not context.set_input_shape("image", images.shape):
             raise ValueError(f"the engine takes no images of {width}x{height} pixels: build it for them")
-        context.set_tensor_address("image", self._address("image", images.nbytes))
-        context.set_tensor_address("labels", self._address("labels", labels.nbytes))
-        self._gpu.copy_in(self._address("image", images.nbytes), images)
+        context.set_tensor_address("image", self._on_gpu.address("image", images.nbytes))
+        context.set_tensor_address("labels", self._on_gpu.address("labels", labels.nbytes))
+        self._gpu.copy_in(self._on_gpu.address("image", images.nbytes), images)
         if not context.execute_async_v3(self._gpu.stream):
             raise ValueError("TensorRT failed to run the engine, see above")
-        self._gpu.copy_out(labels, self._address("labels", labels.nbytes))
+        self._gpu.copy_out(labels, self._on_gpu.address("labels", labels.nbytes))
         self._gpu.wait()
         return labels[:batch, :height, :width]
 
-    def _address(self, name: str, nbytes: int) -> int:
+
+class _OnGpu:
+    """What an engine has on a GPU. It does not know the model that uses it, and so is there after it."""
+
+    def __init__(self, engine: Any, context: Any, gpu: Gpu) -> None:
+        self.context = context
+        self._engine = engine
+        self._gpu = gpu
+        self._buffers: dict[str, tuple[int, int]] = {}  # address and bytes
+
+    def address(self, name: str, nbytes: int) -> int:
         """Of memory on the GPU that is kept from call to call, and grows with the images."""
         address, size = self._buffers.get(name, (0, 0))
         if size < nbytes:
             if address:
-                self._gpu.free(address)
                 del self._buffers[name]
+                self._gpu.free(address)
             address = self._gpu.allocate(nbytes)
             self._buffers[name] = address, nbytes
         return address
+
+    def give_back(self) -> None:
+        """All of it, in this order: TensorRT's objects need the GPU's context until they are gone."""
+        self.context = self._engine = None
+        while self._buffers:
+            _, (address, _) = self._buffers.popitem()
+            with contextlib.suppress(ValueError):  # after an error on the GPU, this one has nothing new to say
+                self._gpu.free(address)
+
+
+def _context(path: Path, file: EngineFile, engine: Any, gpu: Gpu) -> Any:
+    """What runs an engine, with the memory for its layers."""
+    context = engine.create_execution_context()
+    if context is None:
+        free = gpu.free_memory() / 1e9
+        needs = getattr(engine, "device_memory_size_v2", None) or getattr(engine, "device_memory_size", None)
+        wants = "" if needs is None else f"the engine wants {needs / 1e9:.1f} GB and "
+        text = (
+            f"cannot be prepared by {KINDS[file.kind]}, most likely for lack of memory: {wants}{free:.1f} GB are free "
+            f"on {gpu.name}; end other programs, or export the model with a smaller --max-size"
+        )
+        raise MemoryError(one_line(path, text))
+    return context
 
 
 def _check_tensors(path: Path, trt: Any, engine: Any) -> None:

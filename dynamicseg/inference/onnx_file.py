@@ -2,7 +2,8 @@
 
 What is refused on purpose, though ONNX knows it: weights in other files, which could be any file of the system;
 operators of other domains, which run other people's code or load other files; loops, branches and functions, of which
-no exported model has any, and without which every run comes to an end; tensors that hold less than they say.
+no exported model has any, and without which every run comes to an end; tensors that hold less than they say; graphs
+that make more of an image than a model does, see ``onnx_sizes``.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,30 +19,26 @@ import numpy as np
 
 from dynamicseg._files import Refusal, opened
 from dynamicseg.inference.contract import METADATA_KEY, ModelContract, read_contract
-from dynamicseg.inference.protobuf import BYTES, fields, nested, text, varints
+from dynamicseg.inference.onnx_sizes import OPERATORS, Constant, Node, check_sizes
+from dynamicseg.inference.protobuf import BYTES, fields, nested, signed, text, varints
 
 MAX_BYTES = 1 << 30
 """Far more than the largest network that can be trained; protocol buffers end at twice that."""
 
 _MAX_PARTS = 100_000  # nodes, tensors and attributes, counted together
 _MAX_AXES = 8
-_MAX_AXIS_ATTRIBUTE = 4096  # of convolutions: pads, strides, dilations
+_NODES_PER_LAYER = 16  # twice those of int8, which has the most
+_MORE_CHANNELS = 4  # that a layer gets where batch norm is folded into it
+_COORDINATES = 2
+_MAX_PIXELS = 1 << 30  # of the images that it takes at once, where it takes one size only
+_MAX_VALUES = 8  # that are looked at, of tensors that may be sizes
 
-# What export writes, and what its optimisers and quantiser make of it.
-# fmt: off
-_OPERATORS = frozenset([
-    "Add", "ArgMax", "AveragePool", "BatchNormalization", "Cast", "Ceil", "Clip", "Concat", "Constant",
-    "ConstantOfShape", "Conv", "DequantizeLinear", "Div", "Equal", "Expand", "Flatten", "Floor", "Gather", "Greater",
-    "Identity", "LeakyRelu", "Less", "Max", "Min", "Mod", "Mul", "Neg", "Pad", "QLinearConv", "QuantizeLinear", "Range",
-    "Reciprocal", "Relu", "Reshape", "Resize", "Shape", "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Transpose",
-    "Unsqueeze", "Where",
-])
-# fmt: on
 _OPERATOR_DOMAINS = frozenset(["", "ai.onnx"])
 
 # Bytes of an element by its number in TensorProto.DataType.
 _ELEMENT_BYTES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 16: 2}
 _TYPE_NAMES = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 10: "float16", 11: "float64"}
+_VALUE_TYPES = {1: "<f4", 7: "<i8"}  # of sizes and scales
 _UINT8, _INT32 = 2, 6
 
 
@@ -88,7 +85,18 @@ def _look_into(content: bytes) -> OnnxFile:
         raise Refusal(f"takes images of {bands} bands, but its description says {contract.bands}: export it again")
     if (height is None) != (width is None):
         raise Refusal("fixes only one of height and width: export it again, with --static or --dynamic")
+    if (batch or 1) * (height or 1) * (width or 1) > _MAX_PIXELS:
+        raise Refusal(f"takes {batch or 1} images of {width}x{height} pixels at once: export it again for less")
+    _check_graph(model, contract, (batch, height, width, contract.bands))
     return OnnxFile(content, contract, (batch, height, width, bands), model.operators)
+
+
+def _check_graph(model: _Model, contract: ModelContract, image: Sequence[int | None]) -> None:
+    """As many layers as the description says, none of them wider."""
+    if model.operators["Conv"] > contract.depth + 1 or len(model.nodes) > _NODES_PER_LAYER * (contract.depth + 4):
+        raise Refusal("has more layers than its description says: export it again")
+    channels = max(contract.width + _MORE_CHANNELS, contract.label_count, contract.bands + _COORDINATES)
+    check_sizes(model.nodes, model.constants, image, channels=channels, stride=contract.stride)
 
 
 def _shape(values: dict[str, tuple[int, list[int | None]]], name: str, kind: int, axes: int) -> list[int | None]:
@@ -113,18 +121,20 @@ class _Model:
         self.inputs: dict[str, tuple[int, list[int | None]]] = {}
         self.outputs: dict[str, tuple[int, list[int | None]]] = {}
         self.operators: Counter[str] = Counter()
+        self.nodes: list[Node] = []
+        self.constants: dict[str, Constant] = {}
         self._parts = 0
-        graphs = 0
+        graphs = [nested(value) for number, _, value in self._fields(content) if number == 7]
+        if len(graphs) != 1:
+            raise Refusal(
+                f"is no ONNX file: it holds {len(graphs)} graphs; pass one that dynamicseg export has written"
+            )
+        self._graph(graphs[0])
         for number, _, value in self._fields(content):
-            if number == 7:
-                graphs += 1
-                self._graph(nested(value))
-            elif number == 14:
+            if number == 14:
                 self._metadata(nested(value))
             elif number in (20, 25):
                 raise Refusal("holds functions or training, which no exported model has: export it again")
-        if graphs != 1:
-            raise Refusal(f"is no ONNX file: it holds {graphs} graphs; pass one that dynamicseg export has written")
 
     def _fields(self, message: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
         for field in fields(message):
@@ -142,7 +152,10 @@ class _Model:
             if number == 1:
                 self._node(nested(value))
             elif number == 5:
-                self._tensor(nested(value))
+                name, constant = self._tensor(nested(value))
+                if name in self.constants:
+                    raise Refusal(f"has two tensors of the name {name[:60]!r}: it is damaged")
+                self.constants[name] = constant
             elif number == 15:
                 raise Refusal("holds sparse weights, which no exported model has: export it again")
             elif number in (11, 12):
@@ -151,40 +164,54 @@ class _Model:
 
     def _node(self, node: memoryview) -> None:
         operator = domain = ""
-        attributes = []
+        inputs, outputs, attributes = [], [], []
         for number, _, value in self._fields(node):
-            if number == 4:
+            if number == 1:
+                inputs.append(text(value))
+            elif number == 2:
+                outputs.append(text(value))
+            elif number == 4:
                 operator = text(value)
             elif number == 7:
                 domain = text(value)
             elif number == 5:
                 attributes.append(nested(value))
-        if domain not in _OPERATOR_DOMAINS or operator not in _OPERATORS:
+        if domain not in _OPERATOR_DOMAINS or operator not in OPERATORS:
             shown = f"{domain}.{operator}" if domain else operator
             raise Refusal(f"uses the operator {shown[:60]!r}, which no exported model has: export it again")
         self.operators[operator] += 1
+        found: dict[str, list[int] | str] = {}
         for attribute in attributes:
-            self._attribute(operator, attribute)
+            name, content = self._attribute(operator, attribute)
+            if name in found:  # the library would take one of the two
+                raise Refusal(f"has the attribute {name[:60]!r} of {operator} twice: it is damaged")
+            found[name] = content
+        self.nodes.append(Node(operator, inputs, outputs, found))
 
-    def _attribute(self, operator: str, attribute: memoryview) -> None:
-        tensors = 0
+    def _attribute(self, operator: str, attribute: memoryview) -> tuple[str, list[int] | str]:
+        """Its name, and its numbers or its text; fractions are left out, for no size comes from them."""
+        name, words, numbers = "", None, list[int]()
         for number, wire_type, value in self._fields(attribute):
-            if number == 5:
-                tensors += 1
-                self._tensor(nested(value))
-                if tensors > 1:  # the library would make one of the two
-                    raise Refusal(f"has two tensors in one place of {operator}: it is damaged")
-            elif number in (6, 10, 11, 21, 22, 23):
+            if number == 1:
+                name = text(value)
+            elif number == 3:
+                numbers = [signed(_whole(value))]
+            elif number == 4:
+                words = text(value)
+            elif number == 8:
+                more = varints(nested(value)) if wire_type == BYTES else [_whole(value)]
+                numbers += [signed(one) for one in more]
+            elif number in (5, 10):
+                raise Refusal(f"has a tensor inside {operator}, which no exported model has: export it again")
+            elif number in (6, 11, 21, 22, 23):
                 raise Refusal(f"has a graph inside {operator}, which no exported model has: export it again")
-            elif number == 8 and operator in ("Conv", "QLinearConv", "AveragePool"):
-                numbers = varints(nested(value)) if wire_type == BYTES else [value]
-                if any(not isinstance(n, int) or n > _MAX_AXIS_ATTRIBUTE for n in numbers):
-                    raise Refusal(f"has a {operator} of absurd shape: export it again")
+        return name, numbers if words is None else words
 
-    def _tensor(self, tensor: memoryview) -> None:
-        dims: list[int] = []
+    def _tensor(self, tensor: memoryview) -> tuple[str, Constant]:
+        """Its name, and what it holds."""
+        name, dims = "", list[int]()
         kind = held = 0
-        raw: int | None = None
+        raw: memoryview | None = None
         for number, wire_type, value in self._fields(tensor):
             if number == 1:
                 dims += varints(nested(value)) if wire_type == BYTES else [_whole(value)]
@@ -195,7 +222,9 @@ class _Model:
                     "keeps weights in other files, which are never opened: export it again, which writes one file"
                 )
             elif number == 9:
-                raw = len(nested(value))
+                raw = nested(value)
+            elif number == 8:
+                name = text(value)
             elif number in (4, 5, 7, 10, 11):
                 held += _count(number, wire_type, value)
             elif number == 6:
@@ -205,8 +234,13 @@ class _Model:
                 f"holds a tensor of type {kind} and {len(dims)} axes, which no exported model has: export it again"
             )
         elements = math.prod(dims)
-        if raw != elements * _ELEMENT_BYTES[kind] if raw is not None else held != elements:
+        held_bytes = held * _ELEMENT_BYTES[kind] + (0 if raw is None else len(raw))
+        if held_bytes != elements * _ELEMENT_BYTES[kind]:
             raise Refusal("is damaged: a tensor in it holds more or less than it says; copy or export it again")
+        values = None
+        if raw is not None and not held and elements <= _MAX_VALUES and kind in _VALUE_TYPES:
+            values = tuple(np.frombuffer(raw, _VALUE_TYPES[kind]).tolist())
+        return name, Constant(tuple(dims), values)
 
     def _value(self, value: memoryview) -> tuple[str, int, list[int | None]]:
         """Name, element type and shape of an input or output; None stands for any size."""

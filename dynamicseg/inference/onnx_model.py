@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dynamicseg._files import one_line
+from dynamicseg.inference.cuda_driver import Gpu
 from dynamicseg.inference.onnx_file import OnnxFile, read_onnx
 from dynamicseg.inference.running import cuda_index
-from dynamicseg.memory import usable_cores
+from dynamicseg.memory import available_memory, usable_cores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,7 +48,10 @@ class OnnxModel:
         self.contract = file.contract
         self.batch = file.shape[0]
         self.size = None if file.shape[1] is None or file.shape[2] is None else (file.shape[1], file.shape[2])
+        self.bytes_per_pixel = file.contract.bytes_per_pixel
         self.facts = facts
+        # Asked once: what ONNX Runtime has taken of a GPU, it keeps for the next image.
+        self._free_on_gpu = None if facts["device"] == "cpu" else _free_on_gpu(facts["device"])
 
     @classmethod
     def load(
@@ -87,12 +91,16 @@ class OnnxModel:
         }
         return cls(file, session, facts)
 
+    def free_memory(self) -> int | None:
+        """See ``RunningModel.free_memory``."""
+        return available_memory() if self._free_on_gpu is None else self._free_on_gpu
+
     def labels(self, images: NDArray[np.uint8]) -> NDArray[np.int32]:
         """See ``RunningModel.labels``."""
         try:
             (labels,) = self._session.run(["labels"], {"image": np.ascontiguousarray(images)})
         except Exception as error:
-            text = reason(error)
+            text = failure_of(error)
             if "alloc" in text.lower():
                 height, width = images.shape[1:3]
                 raise MemoryError(f"{width}x{height} pixels do not fit into memory: choose a smaller tile") from None
@@ -108,6 +116,13 @@ def import_runtime() -> Any:
         raise ImportError(f"ONNX files need ONNX Runtime ({error}): pip install onnxruntime") from None
     onnxruntime.set_default_logger_severity(FATAL_ONLY)
     return onnxruntime
+
+
+def _free_on_gpu(device: str) -> int | None:
+    try:
+        return Gpu(cuda_index(device) or 0).free_memory()
+    except ValueError:  # ONNX Runtime finds a driver that we do not
+        return None
 
 
 def available_providers(runtime: Any) -> list[str]:
@@ -126,7 +141,7 @@ def _started(
             session = runtime.InferenceSession(file.content, options, providers=[provider], enable_fallback=0)
         except Exception as error:  # ONNX Runtime has no common class for its errors
             if name == wanted[-1]:
-                text = f"cannot be run by ONNX Runtime {runtime.__version__} on {name}: {reason(error)}"
+                text = f"cannot be run by ONNX Runtime {runtime.__version__} on {name}: {failure_of(error)}"
                 raise ValueError(one_line(path, text)) from None
             continue
         if PROVIDERS[name] in session.get_providers():
@@ -167,7 +182,7 @@ def _unusable(name: str, version: str | None, built_in: Sequence[str] | None = N
     return f"provider {name} is not in this ONNX Runtime{has}: {_INSTALLED_BY[name]}, or choose another"
 
 
-def reason(error: Exception) -> str:
-    """ONNX Runtime's message in one line, not too long."""
+def failure_of(error: Exception) -> str:
+    """ONNX Runtime's own message in one line, not too long."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text.replace("[ONNXRuntimeError] : ", "")[:300]

@@ -56,6 +56,11 @@ def varints(packed: memoryview) -> list[int]:
     return numbers
 
 
+def signed(number: int) -> int:
+    """A number of the type int64, of which a varint holds the bits."""
+    return number - (1 << 64) if number >= 1 << 63 else number
+
+
 def text(value: int | memoryview) -> str:
     """A field that has to be text."""
     if isinstance(value, int):

@@ -22,6 +22,7 @@ class RunningModel(Protocol):
         batch: how many images a call takes; None: any number.
         size: height and width of the images that it takes; None: any.
         largest: height and width that no image may exceed; None: there is no limit but memory.
+        bytes_per_pixel: about how much memory a pixel takes on its way through the model.
         facts: what runs it, ready for JSON: ``runtime``, ``provider``, ``device``, ``threads`` (None: not known).
     """
 
@@ -29,7 +30,12 @@ class RunningModel(Protocol):
     batch: int | None
     size: tuple[int, int] | None
     largest: tuple[int, int] | None
+    bytes_per_pixel: int
     facts: Mapping[str, Any]
+
+    def free_memory(self) -> int | None:
+        """Bytes that the device which runs it had left, or has; None: not known."""
+        ...
 
     def labels(self, images: NDArray[np.uint8]) -> NDArray[np.int32]:
         """``[B, H, W, bands]`` to ``[B, H, W]``: the label of each pixel."""

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dynamicseg.memory import available_memory
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -113,6 +111,7 @@ def tile_sides(model: RunningModel, size: tuple[int, int], tile: int | None = No
             )
         if _exceeds(size, model.size):
             _check_side(min(model.size), model, "the model's size is")
+        _check_memory(model, model.size)
         return model.size
     if tile is not None:
         if contract.radius is None:
@@ -126,10 +125,9 @@ _NO_TILES = "this model knows where in the image a pixel lies, so it cannot go o
 
 
 def _automatic(model: RunningModel, size: tuple[int, int]) -> tuple[int, int]:
-    # Judged by the memory of the machine; a GPU that has less ends with a MemoryError, which asks for a smaller tile.
     contract = model.contract
-    bytes_per_pixel = contract.bytes_per_pixel
-    available = available_memory()
+    bytes_per_pixel = model.bytes_per_pixel
+    available = model.free_memory()
     pixels = math.inf if available is None else _SHARE_OF_MEMORY * available / bytes_per_pixel
     limit = model.largest or size
     if size[0] * size[1] <= pixels and not _exceeds(size, limit):
@@ -145,9 +143,20 @@ def _automatic(model: RunningModel, size: tuple[int, int]) -> tuple[int, int]:
     if side < _least_side(model):
         raise MemoryError(
             f"not even a tile of {_least_side(model)} pixels a side fits into half of the {(available or 0) / 1e9:.1f} "
-            "GB that are free: end other programs, or name a tile"
+            f"GB that are free on {model.facts['device']}: end other programs, or name a tile"
         )
     return _within((side, side), model)
+
+
+def _check_memory(model: RunningModel, size: tuple[int, int]) -> None:
+    """For a model that takes one size only, whatever the image."""
+    needed, available = (model.batch or 1) * size[0] * size[1] * model.bytes_per_pixel, model.free_memory()
+    if available is not None and needed > available:
+        raise MemoryError(
+            f"the model takes {model.batch or 1} images of {size[1]}x{size[0]} pixels at once, about "
+            f"{needed / 1e9:.1f} GB, and {available / 1e9:.1f} GB are free on {model.facts['device']}: end other "
+            "programs, or export it for less"
+        )
 
 
 def _within(sides: tuple[int, int], model: RunningModel) -> tuple[int, int]:

@@ -32,6 +32,7 @@ class TorchModel:
         self._threads = threads
         self._network = trained.network.to(self._device).to(memory_format=torch.channels_last)
         self.contract = contract_of(trained.description.model_dump(mode="json"))
+        self.bytes_per_pixel = self.contract.bytes_per_pixel
         self.facts: Mapping[str, Any] = {
             "runtime": f"torch {torch.__version__}",
             "provider": "torch",
@@ -59,15 +60,25 @@ class TorchModel:
             ) from None
         return cls(TrainedModel.load(path), str(present_device(device)), threads)
 
+    def free_memory(self) -> int | None:
+        """See ``RunningModel.free_memory``."""
+        from dynamicseg.training_memory import available_on
+
+        return available_on(self._device)
+
     def labels(self, images: NDArray[np.uint8]) -> NDArray[np.int32]:
         """See ``RunningModel.labels``."""
         import torch
+
+        from dynamicseg.devices import repeatable_convolutions
 
         with torch.inference_mode(), _threads_set_to(self._threads):
             # Bands stay last in memory, where the convolutions are fastest.
             values = torch.from_numpy(images.astype(np.float32) / np.float32(255)).permute(0, 3, 1, 2)
             try:
-                labels = self._network(values.to(self._device)).argmax(dim=1)
+                # The same labels each time, and those of float32 on the CPU as nearly as a GPU can.
+                with repeatable_convolutions(float32=True):
+                    labels = self._network(values.to(self._device)).argmax(dim=1)
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
                     height, width = images.shape[1:3]

@@ -7,22 +7,22 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from dynamicseg._files import Refusal
-from dynamicseg._safetensors import opened_tensors, write_tensors
+from dynamicseg._safetensors import fitting_tensors, opened_tensors, write_tensors
 from dynamicseg.segmentation import describe_input
 from dynamicseg.training.config import TrainingConfig
 from dynamicseg.training.loop import Look, Progress, TrainingRecord
 
 _METADATA_KEY = "dynamicseg_checkpoint"
 _NETWORK, _MOMENTUM, _BEST, _HISTORY = "network", "momentum", "best", "history"
-_ADVICE = "start anew, without --resume"
+_ADVICE = "start anew, without --resume, or delete it"
 
 
 class _State(BaseModel):
@@ -32,8 +32,11 @@ class _State(BaseModel):
 
     config: dict[str, Any]
     images: str
+    steps: Annotated[int, Field(ge=1)]
     looks: list[Look]
-    seconds: float
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    sha256: str = ""
+    """See ``_digest``."""
 
 
 def fingerprint(sources: Sequence[object]) -> str:
@@ -54,7 +57,13 @@ def save_checkpoint(path: Path, progress: Progress, config: TrainingConfig, imag
     Raises:
         OSError: the folder cannot be written to.
     """
-    state = _State(config=config.model_dump(mode="json"), images=images, looks=progress.looks, seconds=progress.seconds)
+    state = _State(
+        config=config.model_dump(mode="json"),
+        images=images,
+        steps=len(progress.history),
+        looks=progress.looks,
+        seconds=progress.seconds,
+    )
     history = [[float(value) for value in record.values()] for record in progress.history]  # type: ignore[arg-type]
     tensors = {
         _HISTORY: torch.tensor(history, dtype=torch.float64),
@@ -62,33 +71,64 @@ def save_checkpoint(path: Path, progress: Progress, config: TrainingConfig, imag
         **_named(_MOMENTUM, _momentum(progress)),
         **_named(_BEST, progress.best or {}),
     }
+    state.sha256 = _digest(state, tensors)
     write_tensors(path, tensors, {_METADATA_KEY: state.model_dump_json()})
 
 
 def load_checkpoint(path: Path, progress: Progress, config: TrainingConfig, images: str) -> None:
-    """Carries a training that has just begun to where the checkpoint is.
+    """Carries a training that has just begun to where the checkpoint is, or leaves it as it is.
 
     Raises:
-        ValueError: it is no checkpoint, damaged, or of other options or images.
+        ValueError: it is no checkpoint, damaged, or of other options or images; in one line.
         OSError: it cannot be read.
     """
     with opened_tensors(path, _ADVICE) as content:
         try:
             state = _State.model_validate_json((content.metadata() or {})[_METADATA_KEY])
         except (KeyError, ValidationError):
-            raise Refusal(f"is no checkpoint of a training: {_ADVICE}") from None
+            raise Refusal(f"is no checkpoint of a training, or is damaged: {_ADVICE}") from None
         _check_same(state, config, images)
-        tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
-    try:
-        progress.network.load_state_dict(_of(_NETWORK, tensors))
-        _set_momentum(progress, _of(_MOMENTUM, tensors))
-        progress.best = _of(_BEST, tensors) or None
-        rows = tensors[_HISTORY].tolist()
-    except (RuntimeError, KeyError):
-        raise ValueError(f"{path}: is damaged: {_ADVICE}") from None
+        try:
+            tensors = fitting_tensors(content, _wanted(state, progress, config), "it does not fit this training")
+            # Whatever else has changed, training would go on from it, to other bits.
+            if state.sha256 != _digest(state, tensors):
+                raise Refusal("it is not what was written")
+            history = _records(tensors[_HISTORY])
+        except Refusal as damage:
+            raise Refusal(f"is damaged, {damage}: {_ADVICE}") from None
+    progress.network.load_state_dict(_of(_NETWORK, tensors))
+    _set_momentum(progress, _of(_MOMENTUM, tensors))
+    progress.best = _of(_BEST, tensors) or None
+    progress.history, progress.looks, progress.seconds = history, state.looks, state.seconds
+
+
+def _wanted(state: _State, progress: Progress, config: TrainingConfig) -> dict[str, Tensor]:
+    """Tensors of the shapes and types that a checkpoint of this training holds; their values have no meaning."""
+    if state.steps > config.steps:
+        raise Refusal(f"it says that {state.steps} of {config.steps} steps are done")
+    network = progress.network.state_dict()
+    trained = progress.optimizer.param_groups[0]["params"] if config.momentum > 0 else []
+    return {
+        _HISTORY: torch.empty(state.steps, len(TrainingRecord.__annotations__), dtype=torch.float64, device="meta"),
+        **_named(_NETWORK, network),
+        **_named(_MOMENTUM, {str(number): parameter for number, parameter in enumerate(trained)}),
+        **_named(_BEST, network if state.looks else {}),
+    }
+
+
+def _records(rows: Tensor) -> list[TrainingRecord]:
+    if rows[:, 0].tolist() != list(range(1, len(rows) + 1)) or not bool(torch.isfinite(rows).all()):
+        raise Refusal("its history is not one of steps")
     names = list(TrainingRecord.__annotations__)
-    progress.history = [dict(zip(names, [int(row[0]), *row[1:]], strict=True)) for row in rows]  # type: ignore[misc]
-    progress.looks, progress.seconds = state.looks, state.seconds
+    return [dict(zip(names, [int(row[0]), *row[1:]], strict=True)) for row in rows.tolist()]  # type: ignore[misc]
+
+
+def _digest(state: _State, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of all that a checkpoint holds; shapes and types are those of the training that it is for."""
+    digest = hashlib.sha256(state.model_dump_json(exclude={"sha256"}).encode())
+    for name in sorted(tensors):
+        digest.update(name.encode() + tensors[name].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _check_same(state: _State, config: TrainingConfig, images: str) -> None:

@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dynamicseg.config import Precision, problem_in_words
 from dynamicseg.features.options import EFFICIENTNET_LITE0, ONNX_SUFFIX
-from dynamicseg.model_description import MAX_LABELS, NetworkOptions
+from dynamicseg.inference.contract import MAX_LABELS
+from dynamicseg.model_description import NetworkOptions
 from dynamicseg.weighting import DEFAULT_MU, Weighting
 
 
@@ -93,7 +94,7 @@ def configure_training(**options: Any) -> TrainingConfig:
         fields["mu"] = float(max(1, fields["n_labels"])) if dynamic else DEFAULT_MU["fixed"]
     if str(fields["features"]).lower().endswith(ONNX_SUFFIX):
         raise ValueError(
-            f"train takes features of {EFFICIENTNET_LITE0} only, not of ONNX files: exported graphs could not hold them"
+            f"train takes features of {EFFICIENTNET_LITE0} only, which is the same everywhere, not of ONNX files"
         )
     try:
         return TrainingConfig(network=NetworkOptions(**_NETWORK_DEFAULTS | of_network), **fields)

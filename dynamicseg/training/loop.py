@@ -25,6 +25,8 @@ from dynamicseg.training.images import ImageSet
 LOOK_EVERY = 50
 """Steps between two looks at the images that are held out."""
 _HELD_OUT_CROPS = 8
+# A GPU works on while records are not read; reading one waits for all that it was given.
+_STEPS_BETWEEN_READINGS = 8
 
 # What random numbers are for, so that none are used twice.
 OF_SPLIT, _OF_STEP, _OF_HELD_OUT = range(3)
@@ -65,7 +67,8 @@ class Progress:
         network: in training mode.
         optimizer: of all parameters but scale and shift of the last batch norm, which stay 1 and 0. So labels keep
             competing on equal terms; trained over many images, they let one label win everywhere.
-        history: one record for each step.
+        history: one record for each step that was read.
+        unread: learning rate, and what ``_row`` gives, still on the device, of the steps that came after these.
         looks: at the images that are held out.
         best: the network's numbers at the look with the least loss; None: there was no look.
         seconds: since the beginning, without interruptions.
@@ -77,6 +80,25 @@ class Progress:
     looks: list[Look] = field(default_factory=list)
     best: dict[str, Tensor] | None = None
     seconds: float = 0.0
+    unread: list[tuple[float, Tensor]] = field(default_factory=list)
+
+    @property
+    def steps_done(self) -> int:
+        """Whether their records were read or not."""
+        return len(self.history) + len(self.unread)
+
+    def read(self) -> list[TrainingRecord]:
+        """Waits until all steps are done, puts their records into ``history`` and returns those that are new."""
+        if not self.unread:
+            return []
+        rows = torch.stack([row for _, row in self.unread]).tolist()
+        new = [
+            _record(number, row, rate)
+            for number, (row, (rate, _)) in enumerate(zip(rows, self.unread, strict=True), len(self.history) + 1)
+        ]
+        self.unread.clear()
+        self.history += new
+        return new
 
 
 def begin(config: TrainingConfig, bands: int, features: FeaturePlanes | None = None) -> Progress:
@@ -112,14 +134,19 @@ def run(
         held_out: numbers of others; none: the last network is the best.
         config: with device and precision as they are used.
         finishing_seconds: what is to be left of the time budget.
-        on_step: called after each step with its record; what it raises ends the training.
+        on_step: called with the record of each step, on a GPU for several at a time, a little late; what it raises
+            ends the training.
 
     Raises:
         ValueError: the loss is not finite any more, or no image can be used.
     """
     on_cpu = config.device == "cpu"
     with freed_memory_kept() if on_cpu else contextlib.nullcontext():
-        stopped = _run(progress, images, trained_on, held_out, config, finishing_seconds, on_step)
+        try:
+            stopped = _run(progress, images, trained_on, held_out, config, finishing_seconds, on_step)
+        except (KeyboardInterrupt, SystemExit):
+            progress.read()
+            raise
     if progress.best is not None:
         progress.network.load_state_dict(progress.best)
     return stopped
@@ -137,6 +164,7 @@ def _run(
     began = time.perf_counter() - progress.seconds
     deadline = None if config.time_budget is None else began + config.time_budget - finishing_seconds
     clock = StepClock(deadline)
+    group = _steps_between_readings(config)
     fits = True
     watched = None
     if held_out:
@@ -145,7 +173,7 @@ def _run(
             images, held_out, config, (config.seed, _OF_HELD_OUT), size=size, features=progress.network.features
         )
     while True:
-        done = len(progress.history)
+        done = progress.steps_done
         stopped = _stopped(progress, config, fits)
         if watched is not None and (stopped or done % LOOK_EVERY == 0) and done > _last_look(progress):
             _look(progress, watched, config)
@@ -157,20 +185,33 @@ def _run(
             images, trained_on, config, (config.seed, _OF_STEP, done), features=progress.network.features
         )
         output = _step(progress, batch, config, rate)
-        progress.history.append(_record(done + 1, output, rate))
-        progress.seconds = time.perf_counter() - began
-        if not math.isfinite(progress.history[-1]["loss"]):
-            raise ValueError(
-                f"the loss is {progress.history[-1]['loss']} at step {done + 1}: the learning rate is too high, or "
-                "values of the images are too far from 0..1"
-            )
-        if on_step is not None:
-            on_step(progress.history[-1])
+        progress.unread.append((rate, _row(output)))
+        done = progress.steps_done
+        if len(progress.unread) == group or done == config.steps or done % LOOK_EVERY == 0:
+            new = progress.read()
+            progress.seconds = time.perf_counter() - began
+            _tell(new, on_step)
         fits = clock.another_step_fits()
 
 
+def _steps_between_readings(config: TrainingConfig) -> int:
+    # With a time budget a step has to be waited for, to know how long it took.
+    return 1 if config.device == "cpu" or config.time_budget is not None else _STEPS_BETWEEN_READINGS
+
+
+def _tell(records: Sequence[TrainingRecord], on_step: OnTrainingStep | None) -> None:
+    for record in records:
+        if not math.isfinite(record["loss"]):
+            raise ValueError(
+                f"the loss is {record['loss']} at step {record['step']}: the learning rate is too high, or values of "
+                "the images are too far from 0..1"
+            )
+        if on_step is not None:
+            on_step(record)
+
+
 def _stopped(progress: Progress, config: TrainingConfig, fits: bool) -> Stopped | None:
-    if len(progress.history) >= config.steps:
+    if progress.steps_done >= config.steps:
         return "steps"
     losses = [look.loss for look in progress.looks]
     if losses and len(losses) - 1 - losses.index(min(losses)) >= config.patience:
@@ -197,7 +238,7 @@ def _look(progress: Progress, watched: Batch, config: TrainingConfig) -> None:
     if not progress.looks or loss < min(look.loss for look in progress.looks):
         progress.best = {name: tensor.clone() for name, tensor in progress.network.state_dict().items()}
     counts = output.label_counts.float()
-    progress.looks.append(Look(len(progress.history), loss, float(counts.mean())))
+    progress.looks.append(Look(progress.steps_done, loss, float(counts.mean())))
 
 
 def _step(progress: Progress, batch: Batch, config: TrainingConfig, rate: float) -> DynamicLossOutput:
@@ -215,8 +256,8 @@ def _loss(
 ) -> tuple[DynamicLossOutput, Callable[[], None]]:
     """The loss of each crop, and what then sets the gradients of its mean."""
     device = torch.device(config.device)
-    planes = batch.planes.to(device).contiguous(memory_format=torch.channels_last)
-    superpixels = None if batch.superpixels is None else batch.superpixels.to(device)
+    planes = _moved(batch.planes, device).contiguous(memory_format=torch.channels_last)
+    superpixels = None if batch.superpixels is None else _moved(batch.superpixels, device)
     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16", cache_enabled=False):
         features = network.before_last_norm(planes)
     norm = network.last_norm
@@ -227,18 +268,32 @@ def _loss(
         weighting=config.weighting,
         mu=config.mu,
         superpixels=superpixels,
+        # Found where the batch was made: the loss would have to wait for the GPU to find it.
+        superpixel_count=None if batch.superpixels is None else int(batch.superpixels.max()) + 1,
         eps=norm.eps,
     )
     return output, lambda: features.backward(grads.grad_z)
 
 
-def _record(step: int, output: DynamicLossOutput, rate: float) -> TrainingRecord:
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """To a GPU by way of memory that it can read by itself, in its own time."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def _row(output: DynamicLossOutput) -> Tensor:
+    """``[5]`` float64, where the output is: means over the crops."""
+    numbers = (output.loss, output.similarity, output.continuity, output.weight, output.label_counts.float())
+    return torch.stack([number.mean().double() for number in numbers])
+
+
+def _record(step: int, row: Sequence[float], rate: float) -> TrainingRecord:
+    loss, similarity, continuity, weight, n_labels = row
     return {
         "step": step,
-        "loss": float(output.loss.mean()),
-        "similarity": float(output.similarity.mean()),
-        "continuity": float(output.continuity.mean()),
-        "weight": float(output.weight.mean()),
-        "n_labels": float(output.label_counts.float().mean()),
+        "loss": loss,
+        "similarity": similarity,
+        "continuity": continuity,
+        "weight": weight,
+        "n_labels": n_labels,
         "learning_rate": rate,
     }

@@ -1,0 +1,286 @@
+"""How large the tensors of an exported graph can become, found from its operators before anything is computed.
+
+A file of a few hundred bytes could ask for any amount of memory: constants repeated to any size, an image multiplied
+with itself, padding. So only the operators that export writes are known here, and of each only what it is used for; a
+size may come from the file or from the size of the image, but not be computed; and no tensor may have more numbers for
+a pixel than the model has channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from dynamicseg._files import Refusal
+
+_MAX_RANK = 5
+_MAX_REPEATED = 4  # what a graph repeats, it repeats for its two coordinates; the rest is room
+_NUMBER_TYPES = (1, 6, 7, 10)  # float32, int32, int64, float16 in TensorProto.DataType
+
+
+@dataclass(frozen=True)
+class Node:
+    """An operator, the names of what goes in and comes out, and its attributes: whole numbers, or text."""
+
+    operator: str
+    inputs: Sequence[str]
+    outputs: Sequence[str]
+    attributes: Mapping[str, Sequence[int] | str]
+
+    def numbers(self, name: str, default: Sequence[int]) -> list[int]:
+        """Of an attribute."""
+        found = self.attributes.get(name, default)
+        if isinstance(found, str):
+            raise _unknown(self)
+        return list(found)
+
+    def number(self, name: str, default: int) -> int:
+        """Of an attribute that has just one."""
+        found = self.numbers(name, (default,))
+        if len(found) != 1:
+            raise _unknown(self)
+        return found[0]
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A tensor of the file: its shape, and its numbers if they are few."""
+
+    shape: tuple[int, ...]
+    values: tuple[float, ...] | None
+
+
+@dataclass(frozen=True)
+class Side:
+    """The most pixels or channels along one axis: ``factor``, times a side of the image if ``of`` names one."""
+
+    factor: Fraction
+    of: str = ""
+
+
+Shape = tuple[Side, ...]
+
+
+def check_sizes(
+    nodes: Sequence[Node],
+    constants: Mapping[str, Constant],
+    image: Sequence[int | None],
+    *,
+    channels: int,
+    stride: int,
+) -> None:
+    """Refuses a graph whose tensors could be larger than those of a model with so many channels.
+
+    Args:
+        nodes: in the order in which they are computed.
+        constants: by name.
+        image: batch, height, width and bands; None: any.
+        channels: of the widest layer.
+        stride: of the first convolution, by which responses are enlarged again.
+
+    Raises:
+        Refusal: it is none that export writes; in one line, with the operator.
+    """
+    names = ("batch", "height", "width", "bands")
+    sides = tuple(Side(Fraction(size or 1), "" if size else name) for size, name in zip(image, names, strict=True))
+    rounded_up = math.prod(-(-size // stride) * stride for size in image[:3] if size)
+    _Graph(constants, sides, channels * rounded_up, stride).check(nodes)
+
+
+class _Graph:
+    def __init__(self, constants: Mapping[str, Constant], image: Shape, most: int, stride: int) -> None:
+        self._constants = constants
+        self._image = image
+        self._most = most
+        self._stride = stride
+        self._shapes: dict[str, Shape] = {name: _sides(found.shape) for name, found in constants.items()}
+        self._shapes["image"] = image
+        # Of tensors that hold sizes: what they hold.
+        self._sizes: dict[str, Shape] = {}
+
+    def check(self, nodes: Sequence[Node]) -> None:
+        for node in nodes:
+            if len(node.outputs) != 1 or node.outputs[0] in self._shapes:
+                raise _unknown(node)
+            shape = _RULES[node.operator](self, node)
+            of_the_file = node.operator == "DequantizeLinear" and node.inputs[0] in self._constants
+            if not of_the_file and not self._is_small(shape):
+                raise Refusal(
+                    f"uses {node.operator} in a way that could take any amount of memory, which no exported model "
+                    "does: export it again"
+                )
+            self._shapes[node.outputs[0]] = shape
+
+    def _is_small(self, shape: Shape) -> bool:
+        sides = [side.of for side in shape if side.of]
+        factor = math.prod(side.factor for side in shape)
+        return len(shape) <= _MAX_RANK and len(sides) == len(set(sides)) and factor <= self._most
+
+    def _shape(self, node: Node, index: int) -> Shape:
+        if index >= len(node.inputs) or node.inputs[index] not in self._shapes:
+            raise _unknown(node)
+        return self._shapes[node.inputs[index]]
+
+    def _values(self, node: Node, index: int) -> tuple[float, ...]:
+        """Numbers that the file holds."""
+        found = self._constants.get(node.inputs[index]) if index < len(node.inputs) else None
+        if found is None or found.values is None:
+            raise _unknown(node)
+        return found.values
+
+    def _sizes_in(self, node: Node, index: int) -> Shape | None:
+        """Sizes that the file holds or that are those of the image; None: it is another tensor."""
+        name = node.inputs[index] if index < len(node.inputs) else ""
+        if name in self._sizes:
+            return self._sizes[name]
+        constant = self._constants.get(name)
+        if constant is None or constant.values is None or len(constant.shape) > 1:
+            return None
+        if not all(1 <= value <= _MAX_REPEATED for value in constant.values):
+            return None
+        return tuple(Side(Fraction(value)) for value in constant.values)
+
+    # ---- one rule for each operator that export writes: the shape of what comes out ----------------------------------
+
+    def shape(self, node: Node) -> Shape:
+        start, end = node.number("start", 0), node.number("end", 4)
+        if list(node.inputs) != ["image"] or not 0 <= start < end <= len(self._image):
+            raise _unknown(node)
+        self._sizes[node.outputs[0]] = self._image[start:end]
+        return _sides([end - start])
+
+    def squeeze(self, node: Node) -> Shape:
+        sizes = self._sizes_in(node, 0)
+        if sizes is None or len(sizes) != 1:
+            raise _unknown(node)
+        self._sizes[node.outputs[0]] = sizes
+        return ()
+
+    def unsqueeze(self, node: Node) -> Shape:
+        shape, axes = self._shape(node, 0), self._values(node, 1)
+        if len(axes) != 1 or not 0 <= axes[0] <= len(shape):
+            raise _unknown(node)
+        at = int(axes[0])
+        return (*shape[:at], *_sides([1]), *shape[at:])
+
+    def concat(self, node: Node) -> Shape:
+        shapes = [self._shape(node, index) for index in range(len(node.inputs))]
+        sizes = [self._sizes_in(node, index) for index in range(len(node.inputs))]
+        if all(found is not None for found in sizes):
+            self._sizes[node.outputs[0]] = tuple(side for found in sizes if found is not None for side in found)
+        axis = node.number("axis", -1)
+        if not shapes or not 0 <= axis < len(shapes[0]) or any(shape[axis].of for shape in shapes):
+            raise _unknown(node)
+        joined = Side(sum((shape[axis].factor for shape in shapes), Fraction(0)))
+        others = _broadcast(node, *([*shape[:axis], *_sides([1]), *shape[axis + 1 :]] for shape in shapes))
+        return (*others[:axis], joined, *others[axis + 1 :])
+
+    def expand(self, node: Node) -> Shape:
+        sizes = self._sizes_in(node, 1)
+        if sizes is None:
+            raise _unknown(node)
+        return _broadcast(node, self._shape(node, 0), sizes)
+
+    def range(self, node: Node) -> Shape:
+        limit = self._sizes_in(node, 1)
+        if limit is None or len(limit) != 1 or self._values(node, 0) != (0,) or self._values(node, 2) != (1,):
+            raise _unknown(node)
+        return limit
+
+    def elementwise(self, node: Node) -> Shape:
+        return _broadcast(node, self._shape(node, 0), self._shape(node, 1))
+
+    def same(self, node: Node) -> Shape:
+        return self._shape(node, 0)
+
+    def cast(self, node: Node) -> Shape:
+        if node.number("to", 0) not in _NUMBER_TYPES:
+            raise _unknown(node)
+        return self._shape(node, 0)
+
+    def transpose(self, node: Node) -> Shape:
+        shape = self._shape(node, 0)
+        order = node.numbers("perm", ())
+        if sorted(order) != list(range(len(shape))):
+            raise _unknown(node)
+        return tuple(shape[axis] for axis in order)
+
+    def conv(self, node: Node) -> Shape:
+        x, weight = self._shape(node, 0), self._shape(node, 1)
+        pads, dilations = node.numbers("pads", (0,) * 4), node.numbers("dilations", (1, 1))
+        strides = node.numbers("strides", (1, 1))
+        found = (len(x), len(weight), len(pads), len(dilations), len(strides))
+        if found != (4, 4, 4, 2, 2) or min(*pads, 0) < 0 or min(*dilations, *strides) < 1:
+            raise _unknown(node)
+        if node.attributes.get("auto_pad", "NOTSET") != "NOTSET" or any(side.of for side in weight):
+            raise _unknown(node)
+        for axis in range(2):  # as much padding as the kernel takes away again, and no more
+            if pads[axis] + pads[axis + 2] > dilations[axis] * (weight[axis + 2].factor - 1):
+                raise Refusal("has a Conv of absurd shape: export it again")
+        return (x[0], weight[0], _divided(x[2], strides[0]), _divided(x[3], strides[1]))
+
+    def resize(self, node: Node) -> Shape:
+        shape, scales = self._shape(node, 0), self._values(node, 2)
+        if len(node.inputs) != 3 or "axes" in node.attributes or scales != (1, 1, self._stride, self._stride):
+            raise _unknown(node)
+        if len(shape) != 4:
+            raise _unknown(node)
+        return (*shape[:2], *(Side(side.factor * self._stride, side.of) for side in shape[2:]))
+
+    def argmax(self, node: Node) -> Shape:
+        shape, axis = self._shape(node, 0), node.number("axis", 0)
+        if not 0 <= axis < len(shape) or node.number("keepdims", 1) != 0:
+            raise _unknown(node)
+        return (*shape[:axis], *shape[axis + 1 :])
+
+
+_RULES: Mapping[str, Callable[[_Graph, Node], Shape]] = {
+    "Add": _Graph.elementwise,
+    "ArgMax": _Graph.argmax,
+    "Cast": _Graph.cast,
+    "Concat": _Graph.concat,
+    "Conv": _Graph.conv,
+    "DequantizeLinear": _Graph.same,
+    "Div": _Graph.elementwise,
+    "Expand": _Graph.expand,
+    "Mul": _Graph.elementwise,
+    "QuantizeLinear": _Graph.same,
+    "Range": _Graph.range,
+    "Relu": _Graph.same,
+    "Resize": _Graph.resize,
+    "Shape": _Graph.shape,
+    "Slice": _Graph.same,
+    "Squeeze": _Graph.squeeze,
+    "Sub": _Graph.elementwise,
+    "Transpose": _Graph.transpose,
+    "Unsqueeze": _Graph.unsqueeze,
+}
+OPERATORS = frozenset(_RULES)
+"""All that export writes, of any precision and with any option of the network."""
+
+
+def _sides(sizes: Sequence[int]) -> Shape:
+    return tuple(Side(Fraction(size)) for size in sizes)
+
+
+def _divided(side: Side, stride: int) -> Side:
+    """Along the output of a convolution with a stride: rounded up."""
+    return Side(side.factor / stride, side.of) if side.of else Side(Fraction(math.ceil(side.factor / stride)))
+
+
+def _broadcast(node: Node, *shapes: Sequence[Side]) -> Shape:
+    rank = max(len(shape) for shape in shapes)
+    padded = [(*_sides([1] * (rank - len(shape))), *shape) for shape in shapes]
+    result = []
+    for sides in zip(*padded, strict=True):
+        several = [side for side in sides if side != Side(Fraction(1))] or [sides[0]]
+        if len({side.of for side in several}) > 1:
+            raise _unknown(node)
+        result.append(max(several, key=lambda side: side.factor))
+    return tuple(result)
+
+
+def _unknown(node: Node) -> Refusal:
+    return Refusal(f"uses {node.operator[:60]} as no exported model does: export it again")
