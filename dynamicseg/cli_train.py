@@ -36,8 +36,8 @@ def train_command(
         str | None,
         typer.Option(
             metavar="efficientnet-lite0",
-            help="The network sees features of a pretrained one, too (pip install 'dynamicseg[pretrained]'), "
-            "which exported graphs cannot hold yet. Large images are then predicted whole, not in tiles. (default: none)",
+            help="The network sees features of a pretrained one, too (pip install 'dynamicseg[pretrained]'), which "
+            "exported graphs cannot hold yet. Large images are then predicted whole, not in tiles. (default: none)",
         ),
     ] = None,
     width: Annotated[int | None, typer.Option(help="Channels of each layer of the network. (default: 32)")] = None,

@@ -76,7 +76,7 @@ def read_source(model: TrainedModel | str | os.PathLike[str]) -> ModelSource | O
 
 
 def _check_exportable(model: TrainedModel) -> None:
-    """ValueError, one line, for what prediction would refuse: it looks at each operator, and knows none of backbones."""
+    """ValueError, one line, for what prediction would refuse, which looks at each operator and knows no backbone."""
     if model.description.backbone is not None:
         raise ValueError(
             f"the model sees features of {model.description.backbone.source}, which exported graphs cannot hold yet: "

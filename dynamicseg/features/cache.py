@@ -70,7 +70,7 @@ class MapCache:
 def _read(path: Path) -> list[NDArray[np.float32]] | None:
     """None where the file is not there or damaged: then it is made anew."""
     try:
-        with np.load(path, allow_pickle=False) as content:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as content:
             return [content[str(number)] for number in range(len(content.files))]
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None

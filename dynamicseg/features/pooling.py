@@ -48,7 +48,9 @@ def principal_components(
     # The sign of an eigenvector is left to chance; only distances are made of these.
     reduced: NDArray[np.float64] = centred @ directions[:, ::-1][:, :components]
     spread = np.trace(covariance)
-    return reduced / np.sqrt(spread) if spread > 0 else np.zeros_like(reduced)
+    # What is left of the mean by rounding, where all features are the same, is no difference.
+    is_rounding = spread <= 1e-12 * np.square(features).sum(axis=1).max()
+    return np.zeros_like(reduced) if is_rounding else reduced / np.sqrt(spread)
 
 
 def _weights(superpixels: NDArray[np.int64], size: tuple[int, ...]) -> csr_array:
