@@ -156,11 +156,11 @@ def test_maps_with_nan_are_refused(tmp_path: Path) -> None:
 def test_what_is_no_onnx_file_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="m.onnx") as error:
+    with pytest.raises(ValueError, match=r"m\.onnx") as error:
         feature_maps(IMAGE, options(str(path)))
     assert "\n" not in str(error.value)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="m.onnx: no such file"):
+    with pytest.raises(FileNotFoundError, match=r"m\.onnx: no such file"):
         ds.Segmenter(features=tmp_path / "m.onnx", feature_outputs=["fine"])
