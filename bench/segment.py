@@ -1,17 +1,18 @@
 """``dynamicseg bench segment``: what a user waits for, from image file to written results, phase by phase.
 
-The work on an image is that of ``dynamicseg segment``. In this process (``jobs`` 1) one image is segmented beforehand,
-not measured: it loads and prepares what later ones find ready. Processes (``jobs`` above 1) start within the measured
-time, as they do for a user.
+The work on an image is that of ``dynamicseg segment``: on a GPU its pipeline, with processes beside it. Where this
+process trains (on a GPU, or ``jobs`` 1), one image is segmented beforehand, not measured: it loads and prepares what
+later ones find ready. Other processes start within the measured time, as they do for a user.
 
 What a report holds, all of it JSON-able:
 
 - ``schema_version``, ``benchmark`` (``"segment"``), ``environment``, ``settings``;
 - ``images``: one entry for each: ``path``, ``size`` (height, width), ``n_labels``, ``steps``, ``seconds`` by phase
-  (``read``, ``group``, ``train``, ``regions``, ``save``, ``total``);
+  (``read``, ``group``, ``train``, ``regions``, ``save``, ``total``); of images that a GPU trains on side by side, each
+  has an equal share of these seconds;
 - ``phases``: by phase the ``median``, ``q20``, ``q80`` and ``sum`` of these seconds;
 - ``seconds``: from the first image to the last, all jobs together; ``images_per_second``;
-- ``warm_up_seconds``: of the image beforehand; None with several jobs;
+- ``warm_up_seconds``: of the image beforehand; None where there was none;
 - ``peak_memory_bytes``: resident, of the largest process; ``peak_gpu_memory_bytes``: held by PyTorch; None on the CPU;
 - ``scores``: with a data set, ``all``, ``fine``, ``coarse`` of ``segment-iou``, of the label maps that were written.
 """
@@ -23,7 +24,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -40,9 +41,10 @@ from dynamicseg.bench.environment import environment
 from dynamicseg.evaluate import Dataset, DatasetName, ImagePair, Scores, TruthItem, open_dataset
 from dynamicseg.inputs import InputImage, find_images
 from dynamicseg.ops._runtime import why
-from dynamicseg.segmentation import output_paths
+from dynamicseg.segment_work import SegmentWork, default_jobs
+from dynamicseg.segmentation import Segmentation, output_paths
 from dynamicseg.segmenter import Segmenter
-from dynamicseg.workers import Outcome, SegmentWork, Show, in_processes
+from dynamicseg.workers import Outcome, Show
 
 SCHEMA_VERSION = 1
 
@@ -62,7 +64,7 @@ def run(
     split: str | None = "val",
     limit: int | None = None,
     device: str = "cpu",
-    jobs: int = 1,
+    jobs: int | None = None,
     preset: str = "fast",
     max_steps: int | None = None,
     progress: Progress | None = None,
@@ -76,7 +78,7 @@ def run(
         split: which part of the data set.
         limit: how many images, >= 1; None: all.
         device: as in ``Segmenter``.
-        jobs: images at a time, >= 1.
+        jobs: as in ``dynamicseg segment``, >= 1; None: its default for the device.
         preset: as in ``Segmenter``.
         max_steps: as in ``Segmenter``; None: the preset's own.
         progress: told what is being done, in a few words.
@@ -96,19 +98,20 @@ def run(
     segmenter = Segmenter(preset=preset, device=device, max_steps=max_steps)  # type: ignore[arg-type]
     truth = None if dataset is None else _opened(inputs, dataset, split)
     images = (_inputs(inputs) if truth is None else _photos(truth))[:limit]
-    threads = max(1, torch.get_num_threads() // jobs)
-    on_gpu = segmenter.config.device.startswith("cuda")
+    on_gpu = segmenter.trains_on_gpu
+    jobs = jobs or default_jobs(segmenter)
+    threads = 1 if on_gpu else max(1, torch.get_num_threads() // jobs)
     with tempfile.TemporaryDirectory() as folder:
         work = TimedWork(Path(folder), _FORMATS, None, jobs, segmenter=segmenter)
         warm_up_seconds = None
-        if jobs == 1:
+        if on_gpu or jobs == 1:
             tell("an image beforehand")
             start = time.perf_counter()
             _result(work.do(images[0], lambda *_: None))
             warm_up_seconds = time.perf_counter() - start
         results: list[dict[str, Any]] = []
         start = time.perf_counter()
-        for outcome in _outcomes(images, work, threads):
+        for outcome in work.outcomes(images, lambda *_: None):
             results.append(_result(outcome))
             tell(f"image {len(results)} of {len(images)}")
         seconds = time.perf_counter() - start
@@ -134,8 +137,8 @@ def run(
         "seconds": seconds,
         "images_per_second": len(results) / seconds,
         "warm_up_seconds": warm_up_seconds,
-        "peak_memory_bytes": max(result["peak_memory_bytes"] for result in results),
-        "peak_gpu_memory_bytes": max(result["peak_gpu_memory_bytes"] for result in results) if on_gpu else None,
+        "peak_memory_bytes": max(_peak_memory(), *(result["peak_memory_bytes"] for result in results)),
+        "peak_gpu_memory_bytes": _peak_gpu_memory(segmenter) if on_gpu else None,
         "scores": scores,
     }
 
@@ -183,22 +186,21 @@ def _photos(truth: Dataset) -> list[InputImage]:
 class TimedWork(SegmentWork):
     """The work of ``dynamicseg segment``; its text is a JSON of what was measured."""
 
-    def finish(self, image: InputImage, show: Show) -> str:
+    def save(self, image: InputImage, segmentation: Segmentation, show: Show) -> str:
         """Returns the JSON."""
-        result = self.segmenter.segment(image.path)
         start = time.perf_counter()
-        result.save(self.output, image.stem, self.formats)
+        segmentation.save(self.output, image.stem, self.formats)
         save = time.perf_counter() - start
-        height, width = result.labels.shape
+        height, width = segmentation.labels.shape
+        timings = segmentation.timings
         return json.dumps(
             {
                 "path": str(image.path),
                 "size": [height, width],
-                "n_labels": result.n_labels,
-                "steps": len(result.history),
-                "seconds": {**result.timings, "save": save, "total": result.timings["total"] + save},
+                "n_labels": segmentation.n_labels,
+                "steps": len(segmentation.history),
+                "seconds": {**timings, "save": save, "total": timings["total"] + save},
                 "peak_memory_bytes": _peak_memory(),
-                "peak_gpu_memory_bytes": torch.cuda.max_memory_reserved() if torch.cuda.is_initialized() else 0,
             }
         )
 
@@ -209,10 +211,8 @@ def _peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * _KIB
 
 
-def _outcomes(images: Sequence[InputImage], work: TimedWork, threads: int) -> Iterator[Outcome]:
-    if work.jobs > 1:
-        return in_processes(images, work, threads=threads, show=lambda *_: None)
-    return (work.do(image, lambda *_: None) for image in images)
+def _peak_gpu_memory(segmenter: Segmenter) -> int:
+    return torch.cuda.max_memory_reserved(segmenter.config.device) if torch.cuda.is_initialized() else 0
 
 
 def _result(outcome: Outcome) -> dict[str, Any]:

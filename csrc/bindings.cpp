@@ -8,11 +8,14 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "dynamicseg/batch_norm_dynamic_loss.h"
 #include "dynamicseg/cpu_runtime.h"
 #include "dynamicseg/dynamic_loss.h"
+#include "dynamicseg/felzenszwalb.h"
 #include "dynamicseg/memory.h"
+#include "dynamicseg/region_tree.h"
 #include "dynamicseg/relu_batch_norm.h"
 
 namespace py = pybind11;
@@ -125,6 +128,60 @@ BatchNormDynamicLossParams batch_norm_dynamic_loss_params(const DynamicLossParam
   return params;
 }
 
+void felzenszwalb(std::uintptr_t image, const std::array<std::int64_t, 3>& shape, const std::vector<double>& scales,
+                  const std::vector<std::int64_t>& min_sizes, bool wide_edges, std::uintptr_t segments) {
+  if (scales.size() != min_sizes.size()) throw std::invalid_argument("as many min_sizes as scales are needed");
+  FelzenszwalbParams params{};
+  params.image = pointer<const float>(image);
+  params.height = shape[0];
+  params.width = shape[1];
+  params.channels = shape[2];
+  params.scales = scales.data();
+  params.min_sizes = min_sizes.data();
+  params.count = static_cast<std::int64_t>(scales.size());
+  params.wide_edges = wide_edges;
+  params.segments = pointer<std::int64_t>(segments);
+  felzenszwalb_cpu(params);
+}
+
+void merge_neighbours(std::int64_t leaves, std::int64_t colours, std::int64_t features, std::uintptr_t areas,
+                      std::uintptr_t means, std::int64_t pairs, std::uintptr_t first, std::uintptr_t second,
+                      std::uintptr_t lengths, std::uintptr_t gradients, double gradient_weight, double half_area,
+                      std::uintptr_t children) {
+  MergeNeighboursParams params{};
+  params.leaves = leaves;
+  params.colours = colours;
+  params.features = features;
+  params.areas = pointer<const double>(areas);
+  params.means = pointer<const double>(means);
+  params.pairs = pairs;
+  params.first = pointer<const std::int64_t>(first);
+  params.second = pointer<const std::int64_t>(second);
+  params.lengths = pointer<const double>(lengths);
+  params.gradients = pointer<const double>(gradients);
+  params.gradient_weight = gradient_weight;
+  params.half_area = half_area;
+  params.children = pointer<std::int64_t>(children);
+  merge_neighbours_cpu(params);
+}
+
+void stability(std::int64_t leaves, std::uintptr_t children, std::uintptr_t areas, std::int64_t segmentations,
+               std::uintptr_t first_region, std::uintptr_t region_areas, std::uintptr_t row_begin,
+               std::uintptr_t regions, std::uintptr_t pixels, std::uintptr_t result) {
+  StabilityParams params{};
+  params.leaves = leaves;
+  params.children = pointer<const std::int64_t>(children);
+  params.areas = pointer<const std::int64_t>(areas);
+  params.segmentations = segmentations;
+  params.first_region = pointer<const std::int64_t>(first_region);
+  params.region_areas = pointer<const std::int64_t>(region_areas);
+  params.row_begin = pointer<const std::int64_t>(row_begin);
+  params.regions = pointer<const std::int64_t>(regions);
+  params.pixels = pointer<const std::int64_t>(pixels);
+  params.stability = pointer<double>(result);
+  stability_cpu(params);
+}
+
 // Holds the memory of one result for as long as Python does.
 class ResultMemory {
  public:
@@ -181,6 +238,17 @@ PYBIND11_MODULE(_native, m) {
   m.def("relu_batch_norm", &relu_batch_norm_cpu, py::arg("params"), py::call_guard<py::gil_scoped_release>());
   m.def("relu_batch_norm_backward", &relu_batch_norm_backward_cpu, py::arg("params"),
         py::call_guard<py::gil_scoped_release>());
+
+  m.def("felzenszwalb", &felzenszwalb, py::kw_only(), py::arg("image"), py::arg("shape"), py::arg("scales"),
+        py::arg("min_sizes"), py::arg("wide_edges"), py::arg("segments"), py::call_guard<py::gil_scoped_release>());
+
+  m.def("merge_neighbours", &merge_neighbours, py::kw_only(), py::arg("leaves"), py::arg("colours"),
+        py::arg("features"), py::arg("areas"), py::arg("means"), py::arg("pairs"), py::arg("first"), py::arg("second"),
+        py::arg("lengths"), py::arg("gradients"), py::arg("gradient_weight"), py::arg("half_area"), py::arg("children"),
+        py::call_guard<py::gil_scoped_release>());
+  m.def("stability", &stability, py::kw_only(), py::arg("leaves"), py::arg("children"), py::arg("areas"),
+        py::arg("segmentations"), py::arg("first_region"), py::arg("region_areas"), py::arg("row_begin"),
+        py::arg("regions"), py::arg("pixels"), py::arg("stability"), py::call_guard<py::gil_scoped_release>());
 
   py::class_<ResultMemory>(m, "ResultMemory", py::buffer_protocol())
       .def(py::init<std::size_t>(), py::arg("bytes"))

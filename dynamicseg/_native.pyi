@@ -88,6 +88,50 @@ def dynamic_loss_backward(params: DynamicLossParams) -> None: ...
 def batch_norm_dynamic_loss(params: BatchNormDynamicLossParams) -> None: ...
 def relu_batch_norm(params: ReluBatchNormParams) -> None: ...
 def relu_batch_norm_backward(params: ReluBatchNormParams) -> None: ...
+def felzenszwalb(
+    *,
+    image: int,
+    shape: tuple[int, ...],
+    scales: list[float],
+    min_sizes: list[int],
+    wide_edges: bool,
+    segments: int,
+) -> None:
+    """Addresses, and what is at them, see dynamicseg/felzenszwalb.h."""
+
+def merge_neighbours(
+    *,
+    leaves: int,
+    colours: int,
+    features: int,
+    areas: int,
+    means: int,
+    pairs: int,
+    first: int,
+    second: int,
+    lengths: int,
+    gradients: int,
+    gradient_weight: float,
+    half_area: float,
+    children: int,
+) -> None:
+    """Sizes, and addresses of arrays, see dynamicseg/region_tree.h."""
+
+def stability(
+    *,
+    leaves: int,
+    children: int,
+    areas: int,
+    segmentations: int,
+    first_region: int,
+    region_areas: int,
+    row_begin: int,
+    regions: int,
+    pixels: int,
+    stability: int,
+) -> None:
+    """Sizes, and addresses of arrays, see dynamicseg/region_tree.h."""
+
 def begin_keeping_freed_memory() -> None: ...
 def end_keeping_freed_memory() -> None: ...
 def set_threads(threads: int, openmp_parallel: int) -> None: ...

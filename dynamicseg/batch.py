@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
-from functools import partial
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -13,15 +12,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from dynamicseg.exit_status import DONE, INTERRUPTED, SOME_FAILED
 from dynamicseg.inputs import FoundInputs, InputImage
 from dynamicseg.segmentation import describe_input, output_paths
-from dynamicseg.workers import Outcome, Work, in_processes
+from dynamicseg.workers import Work
 
 
 class Batch:
     """One run over inputs. Texts go to stderr; in a pipe there are only errors, unless ``verbose``.
 
     Args:
-        work: what is done with each image; one image at a time is worked on in this process, several each in a process
-            with its share of the threads.
+        work: what is done with each image, and where.
         resume: leaves out what is already done with these settings.
         quiet: only errors are said.
         verbose: a line for each image, also in a pipe.
@@ -81,7 +79,7 @@ class Batch:
 
     def _work_on_all(self, images: Sequence[InputImage], failures: dict[InputImage, str]) -> None:
         all_images = self.progress.add_task("images", total=len(images), state="")
-        with closing(self._outcomes(self._to_do(images, all_images))) as outcomes:
+        with closing(self.work.outcomes(self._to_do(images, all_images), self._show)) as outcomes:
             for outcome in outcomes:
                 if outcome.image in self.bars:
                     self.progress.remove_task(self.bars.pop(outcome.image))
@@ -101,16 +99,6 @@ class Batch:
                 self.progress.advance(all_images)
             else:
                 yield image
-
-    def _outcomes(self, images: Iterable[InputImage]) -> Generator[Outcome, None, None]:
-        if self.work.jobs == 1:
-            for image in images:
-                yield self.work.do(image, partial(self._show, image))
-        else:
-            import torch
-
-            threads = max(1, torch.get_num_threads() // self.work.jobs)
-            yield from in_processes(images, self.work, threads=threads, show=self._show)
 
     def _show(self, image: InputImage, step: int, state: str) -> None:
         if image not in self.bars:

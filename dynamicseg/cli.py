@@ -177,16 +177,17 @@ def segment_command(
         ),
     ] = "png,overlay,json",
     jobs: Annotated[
-        int,
+        int | None,
         typer.Option(
             min=1,
             max=64,
             metavar="N",
             help="Images at a time, each in a process with its share of the threads, and with memory of its own. "
             "Another number of threads rounds differently, which leads to other labels; the JSON says how many there "
-            "were.",
+            "were. On a GPU: processes that read images and write results beside it; labels stay the same. (default: "
+            "1; on a GPU the cores but one, at most 16)",
         ),
-    ] = 1,
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Skip images already done with these settings.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="A line for each image, also in a pipe.")] = False,
@@ -200,9 +201,9 @@ def segment_command(
         from dynamicseg._files import check_writable
         from dynamicseg.batch import Batch
         from dynamicseg.inputs import find_images
+        from dynamicseg.segment_work import SegmentWork, default_jobs
         from dynamicseg.segmentation import output_paths
         from dynamicseg.segmenter import Segmenter
-        from dynamicseg.workers import SegmentWork
 
     wanted_formats = names(formats)
     try:
@@ -233,7 +234,9 @@ def segment_command(
         check_writable(output)
     except (ValueError, OSError) as error:
         return wrong_call(str(error))
-    work = SegmentWork(output, tuple(wanted_formats), channel_axis, jobs, segmenter=segmenter)
+    work = SegmentWork(
+        output, tuple(wanted_formats), channel_axis, jobs or default_jobs(segmenter), segmenter=segmenter
+    )
     return Batch(work, resume=resume, quiet=quiet, verbose=verbose).run(find_images(inputs))
 
 

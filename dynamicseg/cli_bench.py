@@ -105,7 +105,7 @@ def bench_segment_command(
     split: Annotated[str, typer.Option(help="Which part of the data set.")] = "val",
     limit: Annotated[int | None, typer.Option(help="Images at the most. (default: all)")] = None,
     device: Annotated[str, typer.Option(metavar="cpu|cuda|cuda:N", help="Where to compute.")] = "cpu",
-    jobs: Annotated[int, typer.Option(metavar="N", help="Images at a time, each in a process.")] = 1,
+    jobs: Annotated[int | None, typer.Option(metavar="N", help="As in segment.")] = None,
     preset: Annotated[str, typer.Option(metavar="fast|quality|paper", help="As in segment.")] = "fast",
     max_steps: Annotated[int | None, typer.Option(help="As in segment.")] = None,
     json_path: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON.")] = None,

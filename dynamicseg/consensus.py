@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.sparse import coo_array, csr_array, hstack
 
+from dynamicseg import _native
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -53,25 +55,24 @@ def stability(
     leaves.sort_indices()
     region_areas = np.asarray(leaves.sum(axis=0)).ravel()
 
-    # Of each node that is not yet part of another: which regions it meets, ascending, and in how many pixels.
-    met = [
-        (leaves.indices[begin:end], leaves.data[begin:end])
-        for begin, end in zip(leaves.indptr[:-1], leaves.indptr[1:], strict=True)
+    arrays = [
+        np.ascontiguousarray(array, np.int64)
+        for array in (tree.children, areas, first_region, region_areas, leaves.indptr, leaves.indices, leaves.data)
     ]
+    children, areas, first_region, region_areas, row_begin, regions, pixels = arrays
     result = np.empty(len(areas))
-
-    def measure(node: int) -> None:
-        regions, pixels = met[node]
-        ious = pixels / (areas[node] + region_areas[regions] - pixels)
-        of_segmentation = np.searchsorted(regions, first_region[:-1])
-        result[node] = np.maximum.reduceat(ious, of_segmentation).mean()
-
-    for node in range(tree.leaves):
-        measure(node)
-    for node, (first, second) in enumerate(tree.children.tolist(), tree.leaves):
-        met.append(_united(met[first], met[second]))
-        met[first] = met[second] = (met[first][0][:0], met[first][1][:0])
-        measure(node)
+    _native.stability(
+        leaves=tree.leaves,
+        children=children.ctypes.data,
+        areas=areas.ctypes.data,
+        segmentations=len(segmentations),
+        first_region=first_region.ctypes.data,
+        region_areas=region_areas.ctypes.data,
+        row_begin=row_begin.ctypes.data,
+        regions=regions.ctypes.data,
+        pixels=pixels.ctypes.data,
+        stability=result.ctypes.data,
+    )
     return result
 
 
@@ -80,17 +81,6 @@ def _overlaps(tree: RegionTree, segmentation: NDArray[np.int64]) -> csr_array:
     shape = (tree.leaves, int(segmentation.max()) + 1)
     ones = np.ones(segmentation.size, np.int64)
     return csr_array(coo_array((ones, (tree.superpixels.ravel(), segmentation.ravel())), shape=shape))
-
-
-def _united(
-    first: tuple[NDArray[np.int64], NDArray[np.int64]], second: tuple[NDArray[np.int64], NDArray[np.int64]]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The regions that two nodes meet, ascending, and the pixels of both in each."""
-    regions, pixels = np.concatenate([first[0], second[0]]), np.concatenate([first[1], second[1]])
-    order = np.argsort(regions, kind="stable")  # which takes two sorted runs as such
-    regions, pixels = regions[order], pixels[order]
-    start = np.flatnonzero(np.diff(regions, prepend=-1))
-    return regions[start], np.add.reduceat(pixels, start)
 
 
 def _best_cut(tree: RegionTree, worth: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -23,6 +23,10 @@ from dynamicseg.trainer import OnStep, StepRecord, Stopped, Trained, check_finit
 
 # Steps between two looks at what they gave. A look waits for the GPU; a step after the last is work for nothing.
 _STEPS_BETWEEN_LOOKS = 8
+# What was prepared for so many numbers and sizes of images is kept, the last used: in a folder they take turns.
+_KEPT = 4
+# Superpixels of most photos are fewer, and a step prepared for more of them serves all these.
+_SUPERPIXELS = 4096
 # What cuDNN and the allocator prepare, they prepare in the first steps; a graph wants none of it.
 _STEPS_BEFORE_CAPTURE = 2
 
@@ -122,13 +126,12 @@ def _row(output: DynamicLossOutput) -> Tensor:
 class PreparedSteps:
     """Steps for images of one size; ``run`` makes one of each, and waits for nothing."""
 
-    size: tuple[object, ...]
     steps: list[TrainingStep]
     run: Callable[[], None]
 
 
 class GpuTrainer:
-    """Trains on image after image; what was captured for one serves the next of the same size.
+    """Trains on image after image; what was captured for one serves later ones of the same size.
 
     Args:
         config: with ``device`` and ``precision`` resolved, and ``loss`` fused.
@@ -136,10 +139,10 @@ class GpuTrainer:
 
     def __init__(self, config: SegmenterConfig) -> None:
         self._config = config
-        self._prepared: PreparedSteps | None = None
+        self._kept: dict[tuple[object, ...], PreparedSteps] = {}  # the last used last
 
     def __getstate__(self) -> dict[str, object]:
-        return {"_config": self._config, "_prepared": None}  # a graph belongs to its process
+        return {"_config": self._config, "_kept": {}}  # a graph belongs to its process
 
     def train(
         self,
@@ -182,8 +185,7 @@ class GpuTrainer:
             with repeatable_convolutions(float32=self._config.precision == "float32"):
                 return self._train(images, superpixels, watchers, deadline)
         except torch.OutOfMemoryError:
-            self._prepared = None
-            torch.cuda.empty_cache()  # for the next image
+            self._forget()  # for the next image
             raise
 
     def _train(
@@ -234,19 +236,39 @@ class GpuTrainer:
         count = None if superpixels is None else max(_superpixel_count(one) for one in superpixels)
         size = (len(images), images[0].shape, count)
         ones = [None] * len(images) if superpixels is None else list(superpixels)
-        if self._prepared is None or self._prepared.size != size:
-            self._prepared = None  # its memory first
-            steps = [TrainingStep(image, self._config, one, count) for image, one in zip(images, ones, strict=True)]
-            self._prepared = PreparedSteps(size, steps, _captured(steps, images[0].device))
-        for step, image, one in zip(self._prepared.steps, images, ones, strict=True):
+        prepared = self._kept.pop(size, None) or self._steps(size, images, ones, count)
+        self._kept[size] = prepared
+        if len(self._kept) > _KEPT:
+            del self._kept[next(iter(self._kept))]
+        for step, image, one in zip(prepared.steps, images, ones, strict=True):
             step.begin_again(image, one)
-        return self._prepared
+        return prepared
+
+    def _steps(
+        self, size: tuple[object, ...], images: Sequence[Tensor], ones: Sequence[Tensor | None], count: int | None
+    ) -> PreparedSteps:
+        def new() -> PreparedSteps:
+            steps = [TrainingStep(image, self._config, one, count) for image, one in zip(images, ones, strict=True)]
+            return PreparedSteps(steps, _captured(steps, images[0].device))
+
+        try:
+            return new()
+        except torch.OutOfMemoryError:
+            if not self._kept:
+                raise
+        self._forget()  # outside of the except clause, which holds on to what was begun
+        return new()
+
+    def _forget(self) -> None:
+        """Gives back the memory of all that was prepared."""
+        self._kept.clear()
+        torch.cuda.empty_cache()
 
 
 def _superpixel_count(superpixels: Tensor) -> int:
     """Above the numbers of the superpixels, and the same for most images of one size, so that a graph serves them."""
     highest = int(superpixels.max())
-    return min(1 << highest.bit_length(), superpixels[0].numel())
+    return min(max(_SUPERPIXELS, 1 << highest.bit_length()), superpixels[0].numel())
 
 
 # ---- CUDA graphs -----------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -51,9 +51,11 @@ class Grouping:
         if config.regions == "consensus" and self.superpixels is not None:
             features = pooled(maps, self.superpixels) if maps else None
             self._tree = merge_neighbours(self.superpixels, self._colours, features)
-            self._others = coarser_segmentations(values, self._colours)
+            others = coarser_segmentations(values, self._colours)
             if features is not None:
-                self._others += divided_by_features(self.superpixels, features)
+                others += divided_by_features(self.superpixels, features)
+            # In few bytes, for beside a GPU they go from process to process and back.
+            self._others = [_narrow(numbers) for numbers in others]
 
     @cached_property
     def _colours(self) -> NDArray[np.float32]:
@@ -64,11 +66,18 @@ class Grouping:
         """The labels of the result, ``[H, W]``, from those that the trained network gives, ``[H, W]``."""
         labels = network_labels
         if self._config.regions == "consensus":
+            others = [numbers.astype(np.int64) for numbers in self._others]
             labels = consensus_regions(
-                self._tree, [connected_components(network_labels), *self._others], self._config.area_exponent
+                self._tree, [connected_components(network_labels), *others], self._config.area_exponent
             )
         least, most = self._config.min_labels, self._config.max_labels
         if least is None and most is None:
             return labels
         numbers = partition(labels).part.reshape(labels.shape)
         return with_label_count(numbers, PixelFeatures(self._colours, network_labels), least, most)
+
+
+def _narrow(numbers: NDArray[np.int64]) -> NDArray[np.unsignedinteger[Any]]:
+    """The same numbers, from 0, in as few bytes as they need."""
+    narrow: NDArray[np.unsignedinteger[Any]] = numbers.astype(np.min_scalar_type(numbers.max()))
+    return narrow

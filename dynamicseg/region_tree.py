@@ -6,27 +6,27 @@ one of them. Which of them to take is the business of ``consensus``.
 
 from __future__ import annotations
 
-import heapq
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from dynamicseg import _native
 
 # Square of the colour gradient along a border, against the square of the distance of the mean colours on its two sides.
 # Tuned on BSDS500 train, where a third and three times as much score alike.
 _GRADIENT_WEIGHT = 15.0
 _GRADIENT_SIGMA = 1.0
 # Square of the distance of mean features, whose mean square over the image is 1, against that of the mean colours.
-_FEATURE_WEIGHT = 500.0
+# It counts in full between large regions only, half where the smaller one has ``_HALF_AREA`` pixels: maps have one value
+# for many pixels, so that superpixels have much of their features from their neighbours.
+_FEATURE_WEIGHT = 1000.0
+_HALF_AREA = 500.0
 # Regions that features alone divide an image into, see ``divided_by_features``.
 _COUNTS_BY_FEATURES = (5, 15, 40)
-
-# Of each neighbour: length of the common border, and the sum of the gradient along it.
-_Neighbours: TypeAlias = dict[int, tuple[float, float]]
+_HALF_AREA_BY_FEATURES = 2000.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,9 +69,9 @@ def merge_neighbours(
 
     The dissimilarity of two regions is the squared distance of their mean colours, plus a constant times the square of
     the mean colour gradient along their common border. So a smooth slope is no border, and two sides of an edge stay
-    apart even where their means are alike. With features, a constant times the squared distance of their means is
-    added, so that parts of one thing come together before two things of one colour do. Of equally similar pairs the one
-    with the lowest node goes first.
+    apart even where their means are alike. With features, the squared distance of their means is added, so that parts
+    of one thing come together before two things of one colour do. Of equally similar pairs the one with the lowest node
+    goes first.
 
     Args:
         superpixels: ``[H, W]``, numbers from 0 without gaps.
@@ -80,17 +80,17 @@ def merge_neighbours(
     """
     leaves = int(superpixels.max()) + 1
     means = _mean_colours(superpixels, colours, leaves)
-    if features is not None:
-        means = np.concatenate([means, np.sqrt(_FEATURE_WEIGHT) * features], axis=1)
-    children = _merged(_Regions(superpixels, means, _gradient(colours), 0.0))
-    return RegionTree(superpixels, leaves, children)
+    borders = _borders(superpixels, _gradient(colours), leaves)
+    if features is None:
+        features = np.empty((leaves, 0))
+    return _tree(superpixels, means, np.sqrt(_FEATURE_WEIGHT) * features, borders, _HALF_AREA)
 
 
 def divided_by_features(superpixels: NDArray[np.int64], features: NDArray[np.float64]) -> list[NDArray[np.int64]]:
     """Coarse segmentations by features alone: views for ``consensus``.
 
-    Neighbours are merged as in ``merge_neighbours``, but the squared distance of their mean features counts times the
-    square root of the smaller area: so no small region with features of its own is left over for the end.
+    Neighbours are merged as in ``merge_neighbours``, but without colours and gradients, and the area matters more: so
+    no small region with features of its own is left over for the end.
 
     Args:
         superpixels: see ``merge_neighbours``.
@@ -100,8 +100,8 @@ def divided_by_features(superpixels: NDArray[np.int64], features: NDArray[np.flo
         Of each, ``[H, W]`` numbers from 0 without gaps.
     """
     leaves = len(features)
-    children = _merged(_Regions(superpixels, features, np.zeros(superpixels.shape), 0.5))
-    tree = RegionTree(superpixels, leaves, children)
+    borders = _borders(superpixels, np.zeros(superpixels.shape), leaves)
+    tree = _tree(superpixels, np.empty((leaves, 0)), features, borders, _HALF_AREA_BY_FEATURES)
     return [tree.region_map(_after_merges(tree, max(0, leaves - count))) for count in _COUNTS_BY_FEATURES]
 
 
@@ -111,105 +111,34 @@ def _after_merges(tree: RegionTree, merges: int) -> NDArray[np.int64]:
     return nodes[~np.isin(nodes, tree.children[:merges])]
 
 
-def _merged(regions: _Regions) -> NDArray[np.int64]:
-    """``[leaves - 1, 2]``, see ``RegionTree``."""
-    # All pairs of superpixels; of a union only the nearest neighbour at a time, or a background that touches all else
-    # would fill the memory.
-    queue = []
-    for leaf in range(regions.leaves):
-        values, others = regions.dissimilarities(leaf)
-        pairs = zip(values.tolist(), others.tolist(), strict=True)
-        queue += [(value, other, leaf) for value, other in pairs if other < leaf]
-    heapq.heapify(queue)
-    of_union: dict[int, tuple[NDArray[np.float64], NDArray[np.int64]]] = {}
-
-    def offer(union: int) -> None:
-        """Queues the nearest of the neighbours that it had from the beginning, of those that are left."""
-        values, others = of_union[union]
-        left = regions.alive[others]
-        of_union[union] = values, others = values[left], others[left]
-        if len(values):
-            smallest = values.min()
-            heapq.heappush(queue, (float(smallest), int(others[values == smallest].min()), union))
-
-    children: list[tuple[int, int]] = []
-    while queue:
-        _, first, second = heapq.heappop(queue)
-        if regions.alive[first] and regions.alive[second]:
-            children.append((first, second))
-            union = regions.unite(first, second)
-            of_union.pop(first, None)
-            of_union.pop(second, None)
-            of_union[union] = regions.dissimilarities(union)
-            offer(union)
-        elif second in of_union:
-            offer(second)
-    return np.array(children, np.int64).reshape(-1, 2)
-
-
-class _Regions:
-    """What is not yet merged, by node.
-
-    Each region has a place, at first the number of its superpixel. The union of two takes the place of the one with
-    more neighbours, for which less is to be changed: beside a background that touches all else, nearly nothing.
-    """
-
-    def __init__(
-        self,
-        superpixels: NDArray[np.int64],
-        means: NDArray[np.float64],
-        gradient: NDArray[np.float64],
-        area_exponent: float,
-    ) -> None:
-        self._area_exponent = area_exponent
-        self.leaves = int(superpixels.max()) + 1
-        self.alive = np.arange(2 * self.leaves - 1) < self.leaves
-        self._place_of = list(range(self.leaves))
-        # By place.
-        self._node_of = np.arange(self.leaves)
-        self._areas = np.bincount(superpixels.ravel(), minlength=self.leaves).astype(np.float64)
-        self._means = means.copy()
-        self._neighbours = _borders(superpixels, gradient, self.leaves)
-
-    def dissimilarities(self, node: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """To each of its neighbours, and their nodes."""
-        place = self._place_of[node]
-        neighbours = self._neighbours[place]
-        others = np.fromiter(neighbours, np.int64, len(neighbours))
-        borders = np.array(list(neighbours.values())).reshape(-1, 2)
-        differences = self._means[others] - self._means[place]
-        gradients = borders[:, 1] / borders[:, 0]
-        values = np.square(differences).sum(axis=1) + _GRADIENT_WEIGHT * np.square(gradients)
-        if self._area_exponent:
-            values *= np.minimum(self._areas[others], self._areas[place]) ** self._area_exponent
-        return values, self._node_of[others]
-
-    def unite(self, first: int, second: int) -> int:
-        """The node of their union."""
-        kept, gone = self._place_of[first], self._place_of[second]
-        if len(self._neighbours[kept]) < len(self._neighbours[gone]):
-            kept, gone = gone, kept
-        areas, means = self._areas, self._means
-        area = areas[kept] + areas[gone]
-        means[kept] = (areas[kept] * means[kept] + areas[gone] * means[gone]) / area
-        areas[kept] = area
-        self._hand_over(gone, kept)
-        union = len(self._place_of)
-        self._place_of.append(kept)
-        self._node_of[kept] = union
-        self.alive[[first, second]], self.alive[union] = False, True
-        return union
-
-    def _hand_over(self, gone: int, kept: int) -> None:
-        """Gives the neighbours of one place to another."""
-        neighbours = self._neighbours
-        del neighbours[kept][gone], neighbours[gone][kept]
-        for other, (length, gradient) in neighbours[gone].items():
-            so_far = neighbours[kept].get(other, (0.0, 0.0))
-            border = so_far[0] + length, so_far[1] + gradient
-            neighbours[kept][other] = neighbours[other][kept] = border
-            del neighbours[other][gone]
-        neighbours[gone] = {}
+def _tree(
+    superpixels: NDArray[np.int64],
+    colours: NDArray[np.float64],
+    features: NDArray[np.float64],
+    borders: _Borders,
+    half_area: float,
+) -> RegionTree:
+    """Of superpixels with these mean colours and features; see dynamicseg/region_tree.h."""
+    leaves = len(colours)
+    areas = np.bincount(superpixels.ravel(), minlength=leaves).astype(np.float64)
+    means = np.concatenate([colours, features], axis=1)
+    children = np.empty((leaves - 1, 2), np.int64)
+    _native.merge_neighbours(
+        leaves=leaves,
+        colours=colours.shape[1],
+        features=features.shape[1],
+        areas=areas.ctypes.data,
+        means=means.ctypes.data,
+        pairs=len(borders.first),
+        first=borders.first.ctypes.data,
+        second=borders.second.ctypes.data,
+        lengths=borders.lengths.ctypes.data,
+        gradients=borders.gradients.ctypes.data,
+        gradient_weight=_GRADIENT_WEIGHT,
+        half_area=half_area,
+        children=children.ctypes.data,
+    )
+    return RegionTree(superpixels, leaves, children)
 
 
 def _mean_colours(superpixels: NDArray[np.int64], colours: NDArray[np.float32], leaves: int) -> NDArray[np.float64]:
@@ -231,8 +160,22 @@ def _gradient(colours: NDArray[np.float32]) -> NDArray[np.float64]:
     return lengths
 
 
-def _borders(superpixels: NDArray[np.int64], gradient: NDArray[np.float64], leaves: int) -> list[_Neighbours]:
-    """The neighbours of each superpixel: those that share a side of a pixel with it."""
+class _Borders(NamedTuple):
+    """Between superpixels that share a side of a pixel; each array has one entry a pair.
+
+    Attributes:
+        first, second: int64, the lower and the higher number of the two.
+        lengths: float64, of the border, in sides of pixels.
+        gradients: float64, the sum of the gradient along it.
+    """
+
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+    lengths: NDArray[np.float64]
+    gradients: NDArray[np.float64]
+
+
+def _borders(superpixels: NDArray[np.int64], gradient: NDArray[np.float64], leaves: int) -> _Borders:
     keys, strengths = [], []
     for here, there in (
         ((slice(None, -1), slice(None)), (slice(1, None), slice(None))),
@@ -245,9 +188,6 @@ def _borders(superpixels: NDArray[np.int64], gradient: NDArray[np.float64], leav
         strengths.append((gradient[here] + gradient[there])[differ] / 2)
     pairs, pair_of = np.unique(np.concatenate(keys), return_inverse=True)
     lengths = np.bincount(pair_of, minlength=len(pairs))
-    sums = np.bincount(pair_of, np.concatenate(strengths), len(pairs))
-    neighbours: list[_Neighbours] = [{} for _ in range(leaves)]
-    for pair, length, total in zip(pairs.tolist(), lengths.tolist(), sums.tolist(), strict=True):
-        first, second = divmod(pair, leaves)
-        neighbours[first][second] = neighbours[second][first] = (float(length), total)
-    return neighbours
+    gradients = np.bincount(pair_of, np.concatenate(strengths), len(pairs))
+    first, second = np.divmod(pairs, leaves)
+    return _Borders(first, second, lengths.astype(np.float64), gradients.astype(np.float64))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,12 +24,50 @@ from dynamicseg.grouping import Grouping
 from dynamicseg.io import as_image, unit_values
 from dynamicseg.resizing import enlarged_labels, reduced, size_within
 from dynamicseg.segmentation import Segmentation, describe_input, relabel_by_area
-from dynamicseg.trainer import OnStep, Trained, train_on_image
+from dynamicseg.trainer import OnStep, StepRecord, Stopped, train_on_image
 from dynamicseg.training_memory import check_memory, too_large
 from dynamicseg.weighting import Weighting
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """An image that is read and grouped, and ready to be trained on.
+
+    Attributes:
+        image: ``[H, W, C]`` as given.
+        values: ``[h, w, C]`` float32, at the size at which the network sees it.
+        grouping: its superpixels, and what waits for the labels of the network.
+        source: see ``Segmentation``.
+        input: see ``Segmentation``.
+        timings: the seconds that this took: ``read`` and ``group``.
+    """
+
+    image: NDArray[Any]
+    values: NDArray[np.float32]
+    grouping: Grouping
+    source: str | None
+    input: Mapping[str, Any]
+    timings: Mapping[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """What the network of an image has come to.
+
+    Attributes:
+        labels: ``[h, w]`` int64, as the network numbers them.
+        history: see ``Segmentation``.
+        stopped: see ``Segmentation``.
+        seconds: that training took.
+    """
+
+    labels: NDArray[np.int64]
+    history: Sequence[StepRecord]
+    stopped: Stopped
+    seconds: float
 
 
 class Segmenter:
@@ -50,8 +90,9 @@ class Segmenter:
             they lie; where there are too few, the most varied are split.
         area_exponent: 0 to 2, how much large regions count where the result consists of regions, as with ``fast``:
             about 0.6 leaves many small ones, 1.1 a few large ones.
-        time_budget: seconds for one image, reading it included, > 0: training ends before a further step would pass
-            it, judged by the steps before, but has at least one step. By default there is none.
+        time_budget: seconds for one image, > 0: training ends before a further step would pass it, judged by the
+            steps before, but has at least one step. Reading and grouping pixels into superpixels count; where several
+            images are under way, waiting for the others does not. By default there is no budget.
         max_side: an image whose longer side has more pixels, >= 2, is segmented at reduced size, and its labels are
             enlarged to the size of the image. By default each image is segmented at its own size.
         features: of which pretrained network: ``"efficientnet-lite0"`` (``pip install 'dynamicseg[pretrained]'``) or
@@ -152,12 +193,30 @@ class Segmenter:
             MemoryError: training on an image of this size does not fit into memory.
             OSError: the file cannot be read.
         """
+        prepared = self.prepare(image, channel_axis=channel_axis)
+        return self.finish(prepared, self.train(prepared, on_step))
+
+    # The stages of ``segment``. What goes from one to the next can be sent to another process; only ``train`` uses the
+    # device.
+
+    @property
+    def trains_on_gpu(self) -> bool:
+        """Whether ``train`` leaves the processor to the other stages, of other images."""
+        return self._gpu_trainer is not None
+
+    def prepare(self, image: object, *, channel_axis: int | None = None, available: int | None = None) -> Prepared:
+        """Reads, checks and groups ``image``; see ``segment``.
+
+        Args:
+            image: see ``segment``.
+            channel_axis: see ``segment``.
+            available: bytes that training may take, for a process that shall not ask the device; None: asks it.
+        """
         started = time.perf_counter()
         pixels = as_image(image, channel_axis=channel_axis)
         input_file = describe_input(image, channel_axis) if isinstance(image, (str, os.PathLike)) else {}
         if pixels.shape[:2] == (1, 1):
             raise ValueError("an image of 1x1 pixel cannot be segmented: training compares at least 2 pixels")
-        device = torch.device(self.config.device)
         size = size_within(pixels.shape[0], pixels.shape[1], self.config.max_side)
         if self.config.min_labels is not None and self.config.min_labels > math.prod(size):
             at_size = "" if size == pixels.shape[:2] else f" at max_side {self.config.max_side}"
@@ -165,54 +224,115 @@ class Segmenter:
                 f"{self.config.min_labels} labels are more than the {math.prod(size)} pixels of the image{at_size}"
             )
         trained_shape = (*size, pixels.shape[2])
-        check_memory(trained_shape, self.config, device)
+        check_memory(trained_shape, self.config, self._device, available=available)
         values = reduced(unit_values(pixels), size)
         read = time.perf_counter()
-        try:
+        with self._lack_of_memory_named(trained_shape):
             maps = [] if self.config.features is None else feature_maps(values, self.config.features)
             grouping = Grouping(values, self.config, maps)
             if maps and self.config.regions == "labels":
                 values = with_planes(values, maps)
-            grouped = time.perf_counter()
-            trained = self._train(
-                torch.from_numpy(values).permute(2, 0, 1)[None].to(device),
+        return Prepared(
+            image=pixels,
+            values=values,
+            grouping=grouping,
+            source=os.fspath(image) if isinstance(image, (str, os.PathLike)) else None,
+            input=input_file,
+            timings={"read": read - started, "group": time.perf_counter() - read},
+        )
+
+    def train(self, prepared: Prepared, on_step: OnStep | None = None) -> Learned:
+        """A network trained on the image; see ``segment``."""
+        if self._gpu_trainer is not None:
+            return self.train_together([prepared], [on_step])[0]
+        started = time.perf_counter()
+        with self._lack_of_memory_named(prepared.values.shape):
+            trained = train_on_image(
+                self._image(prepared),
+                self.config,
                 on_step,
-                superpixels=_on_device(grouping.superpixels, device),
-                deadline=None if self.config.time_budget is None else started + self.config.time_budget,
+                superpixels=self._superpixels(prepared),
+                deadline=self._deadline(prepared),
             )
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
-                raise MemoryError(too_large(trained_shape, self.config, device, None)) from None
-            raise
-        learned = time.perf_counter()
-        labels = relabel_by_area(enlarged_labels(grouping.labels(trained.labels.cpu().numpy()), pixels.shape[:2]))
-        ended = time.perf_counter()
+        labels = trained.labels.cpu().numpy()
+        return Learned(labels, trained.history, trained.stopped, time.perf_counter() - started)
+
+    def train_together(self, prepared: Sequence[Prepared], on_step: Sequence[OnStep | None]) -> list[Learned]:
+        """A network for each of several images of one shape, side by side on a GPU; to the bits of one by one.
+
+        Of the seconds that it takes, each image is given an equal share. A time budget is that of the first image to
+        run out of it.
+
+        Raises:
+            ValueError: shapes differ, or a loss does not stay finite.
+            MemoryError: training on so many does not fit into the memory of the GPU.
+        """
+        assert self._gpu_trainer is not None, "the CPU trains on one image at a time"
+        started = time.perf_counter()
+        shape, count = prepared[0].values.shape, len(prepared)
+        check_memory(shape, self.config, self._device, images=count)
+        superpixels = [numbers for one in prepared if (numbers := self._superpixels(one)) is not None]
+        deadlines = [deadline for one in prepared if (deadline := self._deadline(one)) is not None]
+        with self._lack_of_memory_named(shape, images=count):
+            trained = self._gpu_trainer.train_together(
+                [self._image(one) for one in prepared],
+                on_step,
+                superpixels=superpixels or None,
+                deadline=min(deadlines, default=None),
+            )
+        labels = [one.labels.cpu().numpy() for one in trained]  # waits for the GPU
+        seconds = (time.perf_counter() - started) / count
+        return [
+            Learned(numbers, one.history, one.stopped, seconds) for numbers, one in zip(labels, trained, strict=True)
+        ]
+
+    def finish(self, prepared: Prepared, learned: Learned) -> Segmentation:
+        """The result, from what the network has learned; see ``segment``."""
+        started = time.perf_counter()
+        size = prepared.image.shape[:2]
+        labels = relabel_by_area(enlarged_labels(prepared.grouping.labels(learned.labels), size))
+        timings = {**prepared.timings, "train": learned.seconds, "regions": time.perf_counter() - started}
         return Segmentation(
             labels=labels,
             n_labels=int(labels.max()) + 1,
-            history=trained.history,
-            stopped=trained.stopped,
-            trained_size=size,
+            history=learned.history,
+            stopped=learned.stopped,
+            trained_size=prepared.values.shape[:2],
             threads=torch.get_num_threads(),
             config=self.config,
-            timings={
-                "read": read - started,
-                "group": grouped - read,
-                "train": learned - grouped,
-                "regions": ended - learned,
-                "total": ended - started,
-            },
-            image=pixels,
-            source=os.fspath(image) if isinstance(image, (str, os.PathLike)) else None,
-            input=input_file,
+            timings={**timings, "total": sum(timings.values())},
+            image=prepared.image,
+            source=prepared.source,
+            input=prepared.input,
         )
 
-    def _train(
-        self, image: Tensor, on_step: OnStep | None, *, superpixels: Tensor | None, deadline: float | None
-    ) -> Trained:
-        if self._gpu_trainer is not None:
-            return self._gpu_trainer.train(image, on_step, superpixels=superpixels, deadline=deadline)
-        return train_on_image(image, self.config, on_step, superpixels=superpixels, deadline=deadline)
+    @property
+    def _device(self) -> torch.device:
+        return torch.device(self.config.device)
+
+    def _image(self, prepared: Prepared) -> Tensor:
+        """``[1, C, h, w]``, as the network takes it."""
+        return torch.from_numpy(prepared.values).permute(2, 0, 1)[None].to(self._device)
+
+    def _superpixels(self, prepared: Prepared) -> Tensor | None:
+        """``[1, h, w]``, as the loss takes them."""
+        superpixels = prepared.grouping.superpixels
+        return None if superpixels is None else torch.from_numpy(superpixels)[None].to(self._device)
+
+    def _deadline(self, prepared: Prepared) -> float | None:
+        """If training begins now."""
+        if self.config.time_budget is None:
+            return None
+        return time.perf_counter() + self.config.time_budget - sum(prepared.timings.values())
+
+    @contextlib.contextmanager
+    def _lack_of_memory_named(self, shape: tuple[int, ...], *, images: int = 1) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+                raise MemoryError(too_large(shape, self.config, self._device, None, images=images)) from None
+            raise
 
 
 def segment(
@@ -224,8 +344,3 @@ def segment(
     >>> segmentation.save("out", "photo")
     """
     return Segmenter(**options).segment(image, channel_axis=channel_axis, on_step=on_step)
-
-
-def _on_device(superpixels: NDArray[np.int64] | None, device: torch.device) -> Tensor | None:
-    """``[1, H, W]``, as the loss takes them."""
-    return None if superpixels is None else torch.from_numpy(superpixels)[None].to(device)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dynamicseg.colours import BLACK_TO_WHITE
+from dynamicseg.ops.felzenszwalb import Scale, felzenszwalb
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,7 +22,7 @@ _MIN_SIZE = 50
 def felzenszwalb_superpixels(
     values: NDArray[np.float32], *, scale: float, sigma: float, min_size: int
 ) -> NDArray[np.int64]:
-    """Superpixels by the graph-based method of Felzenszwalb and Huttenlocher (IJCV 2004), as scikit-image has it.
+    """Superpixels by the graph-based method of Felzenszwalb and Huttenlocher, see ``ops.felzenszwalb``.
 
     Args:
         values: ``[H, W, C]``, about 0..1, any C.
@@ -33,12 +33,8 @@ def felzenszwalb_superpixels(
     Returns:
         ``[H, W]`` numbers from 0 without gaps.
     """
-    from skimage.segmentation import felzenszwalb
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Got image with third dimension")  # more than three bands are meant
-        numbers: NDArray[Any] = felzenszwalb(values, scale=scale, sigma=sigma, min_size=min_size, channel_axis=-1)
-    return numbers.astype(np.int64)
+    superpixels: NDArray[np.int64] = felzenszwalb(values, [Scale(scale, min_size)], sigma=sigma)[0]
+    return superpixels
 
 
 def coarser_segmentations(values: NDArray[np.float32], colours: NDArray[np.float32]) -> list[NDArray[np.int64]]:
@@ -53,10 +49,10 @@ def coarser_segmentations(values: NDArray[np.float32], colours: NDArray[np.float
     """
     unit_colours = colours / np.float32(BLACK_TO_WHITE)
     return [
-        felzenszwalb_superpixels(image, scale=scale, sigma=sigma, min_size=_MIN_SIZE)
+        segmentation
         for image, scales, sigma in (
             (values, _SCALES_OF_VALUES, _SIGMA_OF_VALUES),
             (unit_colours, _SCALES_OF_COLOURS, _SIGMA_OF_COLOURS),
         )
-        for scale in scales
+        for segmentation in felzenszwalb(image, [Scale(scale, _MIN_SIZE) for scale in scales], sigma=sigma)
     ]

@@ -24,25 +24,45 @@ def training_bytes(shape: tuple[int, ...], config: SegmenterConfig) -> int:
     return shape[0] * shape[1] * config.channels * element * maps
 
 
-def too_large(shape: tuple[int, ...], config: SegmenterConfig, device: torch.device, available: int | None) -> str:
-    """``available``: how many bytes are free; None where nobody knows."""
-    needed = training_bytes(shape, config)
+def too_large(
+    shape: tuple[int, ...], config: SegmenterConfig, device: torch.device, available: int | None, *, images: int = 1
+) -> str:
+    """``available``: how many bytes are free; None where nobody knows. ``images``: of this shape, side by side."""
+    needed = images * training_bytes(shape, config)
     # A little less than what fits: how much is free changes from moment to moment.
     scale = 0.5 if available is None else 0.95 * math.sqrt(available / needed)
     max_side = max(2, int(max(shape[:2]) * scale))
     free = "is" if available is None else f"the {available / 1e9:.1f} GB that are"
+    size = f"{shape[1]}x{shape[0]} pixels" if images == 1 else f"{images} images of {shape[1]}x{shape[0]} pixels"
     return (
-        f"training on {shape[1]}x{shape[0]} pixels takes about {needed / 1e9:.1f} GB, more than {free} free on "
-        f"{device}: segment at reduced size with --max-side {max_side} (in Python max_side={max_side}), or cut it into "
-        "parts"
+        f"training on {size} takes about {needed / 1e9:.1f} GB, more than {free} free on {device}: segment at reduced "
+        f"size with --max-side {max_side} (in Python max_side={max_side}), or cut it into parts"
     )
 
 
-def check_memory(shape: tuple[int, ...], config: SegmenterConfig, device: torch.device) -> None:
-    """Refuses what would not fit, before the system starts to swap or ends the process."""
+def check_memory(
+    shape: tuple[int, ...],
+    config: SegmenterConfig,
+    device: torch.device,
+    *,
+    images: int = 1,
+    available: int | None = None,
+) -> None:
+    """Refuses what would not fit, before the system starts to swap or ends the process.
+
+    ``images`` of this shape are trained on side by side. ``available``: bytes, where they are known; None: asks the
+    device.
+    """
+    if available is None:
+        available = available_on(device)
+    if available is not None and images * training_bytes(shape, config) > available:
+        raise MemoryError(too_large(shape, config, device, available, images=images))
+
+
+def images_that_fit(shape: tuple[int, ...], config: SegmenterConfig, device: torch.device, most: int) -> int:
+    """How many images of this shape can be trained on side by side: 1 to ``most``."""
     available = available_on(device)
-    if available is not None and training_bytes(shape, config) > available:
-        raise MemoryError(too_large(shape, config, device, available))
+    return most if available is None else max(1, min(most, available // training_bytes(shape, config)))
 
 
 def available_on(device: torch.device) -> int | None:

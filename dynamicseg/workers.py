@@ -1,4 +1,4 @@
-"""Segmenting several images at a time, each in a process of its own.
+"""Working on several images at a time, each in a process of its own.
 
 Each worker is an executor with a single process. If the system kills it, for example because memory ran out, its
 executor is broken, and with it the one image that it was at; a new one takes its place. A single executor for all
@@ -13,27 +13,28 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Generic, TypeVar
 
 from dynamicseg.exit_status import TERMINATED
 from dynamicseg.inputs import InputImage
 from dynamicseg.segmentation import is_saved
 
-if TYPE_CHECKING:
-    from dynamicseg.segmenter import Segmenter
-    from dynamicseg.trainer import StepRecord
-
 Show = Callable[[int, str], None]
-"""Told while an image is segmented: how many steps are done, and the state in words."""
+"""Told while an image is worked on: how many steps are done, and the state in words."""
+ShowImage = Callable[[InputImage, int, str], None]
+"""The same, of which image."""
 
-_POLL_SECONDS = 0.1
+POLL_SECONDS = 0.1
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,24 @@ class Work:
             return Outcome(image, False, self.finish(image, show))
         except Exception as error:
             hint = f"; or run fewer than {self.jobs} --jobs" if isinstance(error, MemoryError) and self.jobs > 1 else ""
-            return Outcome(image, True, _named(image, error) + hint)
+            return failure(image, error, hint)
+
+    def outcomes(self, images: Iterable[InputImage], show: ShowImage) -> Generator[Outcome, None, None]:
+        """Does the work on each image, here or in processes that share the threads; outcomes come as they are ready.
+
+        Leaving early, by an interrupt or by closing this generator, ends the processes, and what they were writing is
+        removed.
+        """
+        if self.jobs == 1:
+            return self.one_by_one(images, show)
+        import torch
+
+        return in_processes(images, self, threads=max(1, torch.get_num_threads() // self.jobs), show=show)
+
+    def one_by_one(self, images: Iterable[InputImage], show: ShowImage) -> Generator[Outcome, None, None]:
+        """Does the work on each image in this process."""
+        for image in images:
+            yield self.do(image, partial(show, image))
 
     def finish(self, image: InputImage, show: Show) -> str:
         """Works on the image and saves the result; returns one line that starts with the path."""
@@ -80,74 +98,46 @@ class Work:
         return is_saved(self.output, image.stem, self.formats)
 
 
-@dataclass(frozen=True, kw_only=True)
-class SegmentWork(Work):
-    """Each image is segmented, by a network trained on it."""
-
-    segmenter: Segmenter
-
-    def finish(self, image: InputImage, show: Show) -> str:
-        """Trains on the image, and saves its segmentation."""
-
-        def on_step(record: StepRecord) -> None:
-            show(record["step"], f"{record['n_labels']} labels, loss {record['loss']:.3f}")
-
-        show(0, "reading")
-        result = self.segmenter.segment(image.path, channel_axis=self.channel_axis, on_step=on_step)
-        steps = len(result.history)
-        show(steps, "saving")
-        written = result.save(self.output, image.stem, self.formats)
-        why = " (time is up)" if result.stopped == "time_budget" else ""
-        counted = f"{steps} step" if steps == 1 else f"{steps} steps"
-        return (
-            f"{image.path}: {result.n_labels} labels, {counted}{why}, {result.timings['total']:.1f} s -> {written[0]}"
-        )
-
-    def steps(self) -> int | None:
-        """Training may end before."""
-        return self.segmenter.config.max_steps
-
-    def settings(self) -> Mapping[str, Any]:
-        """The configuration."""
-        return {"config": self.segmenter.config.model_dump(mode="json")}
-
-
-def _named(image: InputImage, error: Exception) -> str:
-    """One line that starts with the image's path."""
+def failure(image: InputImage, error: Exception, hint: str = "") -> Outcome:
+    """What became of an image that met ``error``."""
     text = " ".join(str(error).split()) or type(error).__name__
     if not isinstance(error, (ValueError, TypeError, OSError, MemoryError, ImportError)):
         text = f"{type(error).__name__}: {text}"
-    return text if text.startswith(str(image.path)) else f"{image.path}: {text}"
+    named = text if text.startswith(str(image.path)) else f"{image.path}: {text}"
+    return Outcome(image, True, named + hint)
 
 
 def in_processes(
-    images: Iterable[InputImage], work: Work, *, threads: int, show: Callable[[InputImage, int, str], None]
-) -> Iterator[Outcome]:
-    """Does the work on each image, ``work.jobs`` at a time, in processes with ``threads`` threads each.
-
-    Outcomes come as they are ready. Leaving early, by an interrupt or by closing this generator, ends the workers, and
-    what they were writing is removed.
-    """
-    others = multiprocessing.active_children()
-    workers: list[_Worker] = []
+    images: Iterable[InputImage], work: Work, *, threads: int, show: ShowImage
+) -> Generator[Outcome, None, None]:
+    """Does the work on each image, ``work.jobs`` at a time, in processes with ``threads`` threads each."""
+    workers: list[Worker[Outcome]] = []
     waiting = iter(images)
-    try:
+    with ended_with_the_block(workers):
         for image in itertools.islice(waiting, work.jobs):  # no more workers than images
-            workers.append(_Worker(threads))
-            workers[-1].begin(work, image)
+            workers.append(Worker(threads))
+            workers[-1].begin(image, work.do)
         while True:
             for worker in workers:
                 if worker.image is None and (another := next(waiting, None)) is not None:
-                    worker.begin(work, another)
+                    worker.begin(another, work.do)
             running = [worker for worker in workers if worker.future is not None]
             if not running:
                 return
-            wait([worker.future for worker in running if worker.future], _POLL_SECONDS, FIRST_COMPLETED)
+            wait([worker.future for worker in running if worker.future], POLL_SECONDS, FIRST_COMPLETED)
             for worker in running:
                 worker.pass_on(show)
                 outcome = worker.outcome()
                 if outcome is not None:
                     yield outcome
+
+
+@contextmanager
+def ended_with_the_block(workers: Sequence[Worker[Any]]) -> Iterator[None]:
+    """Workers that are begun in this block end with it: with their image, or at once where the block ends early."""
+    others = multiprocessing.active_children()
+    try:
+        yield
     except BaseException:
         for child in multiprocessing.active_children():
             if child not in others:
@@ -158,13 +148,13 @@ def in_processes(
             worker.close()
 
 
-class _Worker:
-    """A process, the image that it is at, and what it tells of it."""
+class Worker(Generic[T]):
+    """A process, the image that it is at, and what it tells of it. Its task gives a ``T``, or how the image failed."""
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
         self.image: InputImage | None = None
-        self.future: Future[Outcome] | None = None
+        self.future: Future[T | Outcome] | None = None
         self._start()
 
     def _start(self) -> None:
@@ -172,30 +162,33 @@ class _Worker:
         self._reports, for_process = context.Pipe(duplex=False)
         self._executor = ProcessPoolExecutor(1, context, _begin_process, (self._threads, for_process))
 
-    def begin(self, work: Work, image: InputImage) -> None:
+    def begin(self, image: InputImage, task: Callable[..., T | Outcome], *arguments: object) -> None:
+        """Has ``task(image, *arguments, show)`` run."""
         with _interrupts_held_back():  # the process begins here, and keeps them held back
             try:
-                future = self._executor.submit(_do, work, image)
+                future = self._executor.submit(_run, task, image, arguments)
             except BrokenProcessPool:  # killed while it had nothing to do: no image is to blame
                 self._restart()
-                future = self._executor.submit(_do, work, image)
+                future = self._executor.submit(_run, task, image, arguments)
         self.image, self.future = image, future
 
-    def pass_on(self, show: Callable[[InputImage, int, str], None]) -> None:
+    def pass_on(self, show: ShowImage) -> None:
+        """What the process has told since."""
         while self._reports.poll():
             step, state = self._reports.recv()
             if self.image is not None:
                 show(self.image, step, state)
 
-    def outcome(self) -> Outcome | None:
+    def outcome(self) -> T | Outcome | None:
         """None as long as there is none; afterwards the worker is free for the next image."""
         if self.image is None or self.future is None or not self.future.done():
             return None
         image, error = self.image, self.future.exception()
+        result: T | Outcome
         if isinstance(error, BrokenProcessPool):
             result = Outcome(image, True, f"{image.path}: {_KILLED}")
         elif isinstance(error, Exception):
-            result = Outcome(image, True, _named(image, error))
+            result = failure(image, error)
         else:
             result = self.future.result()
         if isinstance(error, BrokenProcessPool):
@@ -208,6 +201,7 @@ class _Worker:
         self._start()
 
     def close(self) -> None:
+        """Waits until the process has ended."""
         self._executor.shutdown(wait=True, cancel_futures=True)
         self._reports.close()
 
@@ -251,10 +245,10 @@ def _end_with_parent() -> None:
     parent.join()
     while True:  # once for the image at hand, once more for the waiting after it
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
-        time.sleep(_POLL_SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
-def _do(work: Work, image: InputImage) -> Outcome:
+def _run(task: Callable[..., T], image: InputImage, arguments: Sequence[object]) -> T:
     reports = _reports
     assert reports is not None
-    return work.do(image, lambda step, state: reports.send((step, state)))
+    return task(image, *arguments, lambda step, state: reports.send((step, state)))

@@ -49,6 +49,7 @@ sys.exit(0 if found.startswith('$folder/') else f'this is not the sanitized modu
 # and inductor, for the compiler it starts would run under the sanitizers as well.
 cd "$root"
 run python -P -S -m pytest -q --capture=sys -p no:cacheprovider tests/test_dynamic_loss*.py \
-  tests/test_relu_batch_norm.py tests/test_batch_norm_dynamic_loss.py tests/test_runtime.py \
+  tests/test_relu_batch_norm.py tests/test_batch_norm_dynamic_loss.py tests/test_felzenszwalb.py tests/test_region_tree.py \
+  tests/test_consensus.py tests/test_runtime.py \
   tests/test_cuda_on_host.py tests/test_arithmetic.py \
   -k "not test_peak_is and not TestKeptMemory and not inductor"

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 from scipy.io import savemat
+from staged import StagedSegmenter
 
 from dynamicseg.bench import segment
 from dynamicseg.evaluate import evaluate
 from dynamicseg.inputs import find_images
-from dynamicseg.workers import SegmentWork
+from dynamicseg.segment_work import SegmentWork
 
 Photo = Callable[[str], NDArray[np.uint8]]
 
@@ -91,6 +92,25 @@ def test_jobs(bsds: Path) -> None:
     found = segment.run([str(bsds / "images")], jobs=2, max_steps=1)
     assert len(found["images"]) == 2
     assert (found["warm_up_seconds"], found["scores"]) == (None, None)
+
+
+def test_on_a_gpu_the_pipeline_is_measured(bsds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segment, "Segmenter", StagedSegmenter)
+    monkeypatch.setattr("dynamicseg.segment_work.usable_cores", lambda: 2)
+    groups: list[int] = []
+    train_together = StagedSegmenter.train_together
+
+    def recorded(self: StagedSegmenter, prepared: Any, on_step: Any) -> Any:
+        groups.append(len(prepared))
+        return train_together(self, prepared, on_step)
+
+    monkeypatch.setattr(StagedSegmenter, "train_together", recorded)
+    found = segment.run([str(bsds / "images")], max_steps=1)
+    assert sum(groups) == 1 + 2  # one beforehand; what processes did would not be seen here
+    assert [Path(image["path"]).name for image in found["images"]] == ["0.jpg", "1.jpg"]
+    assert (found["settings"]["jobs"], found["settings"]["threads_of_a_job"]) == (1, 1)
+    assert found["warm_up_seconds"] > 0
+    assert found["peak_gpu_memory_bytes"] == 0
 
 
 def test_limit_and_progress(bsds: Path) -> None:

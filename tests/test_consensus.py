@@ -45,7 +45,7 @@ def all_cuts(tree: RegionTree, node: int) -> Iterator[frozenset[int]]:
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10**6), height=st.integers(1, 9), width=st.integers(1, 9), views=st.integers(1, 4))
+@given(seed=st.integers(0, 10**6), height=st.integers(1, 9), width=st.integers(1, 9), views=st.integers(1, 9))
 def test_stability_is_the_mean_of_the_best_intersection_over_union(
     seed: int, height: int, width: int, views: int
 ) -> None:

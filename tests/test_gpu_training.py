@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dynamicseg import gpu_training
 from dynamicseg.config import SegmenterConfig, configure
-from dynamicseg.gpu_training import GpuTrainer, why_no_graph
+from dynamicseg.gpu_training import GpuTrainer, TrainingStep, why_no_graph
 from dynamicseg.ops import _runtime
 from dynamicseg.trainer import StepRecord, Trained, train_on_image
 
@@ -84,6 +84,57 @@ def test_one_image_after_another_leaves_no_trace(device: torch.device) -> None:
     assert trainer.train(noise().to(device)).history == first.history
 
 
+def test_superpixels_of_other_images_change_nothing(device: torch.device) -> None:
+    images = [noise(80, 90, seed).to(device) for seed in range(2)]
+    many = torch.arange(80 * 90).reshape(1, 80, 90).to(device)  # more than what most photos have
+    superpixels = [squares(80, 90).to(device), many]
+    together = GpuTrainer(options(max_steps=3)).train_together(images, superpixels=superpixels)
+    for trained, image, numbers in zip(together, images, superpixels, strict=True):
+        alone = GpuTrainer(options(max_steps=3)).train(image, superpixels=numbers)
+        assert trained.history == alone.history
+        assert torch.equal(trained.labels, alone.labels)
+
+
+def test_sizes_that_take_turns_are_prepared_once(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared: list[tuple[int, ...]] = []
+
+    class Counted(TrainingStep):
+        def __init__(self, image: Tensor, *arguments: Any) -> None:
+            prepared.append(tuple(image.shape[2:]))
+            super().__init__(image, *arguments)
+
+    monkeypatch.setattr(gpu_training, "TrainingStep", Counted)
+    trainer = GpuTrainer(options(max_steps=1))
+    sizes = [(20, 30), (30, 20), (20, 20), (30, 30)]
+    for size in sizes * 2:
+        trainer.train(noise(*size).to(device))
+    assert prepared == sizes
+    trainer.train(noise(10, 10).to(device))  # in place of the one that was not used for longest
+    trainer.train(noise(30, 20).to(device))
+    assert prepared == [*sizes, (10, 10)]
+    trainer.train(noise(20, 30).to(device))
+    assert prepared == [*sizes, (10, 10), (20, 30)]
+
+
+def test_what_is_kept_makes_room_for_what_does_not_fit(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = GpuTrainer(options(max_steps=2))
+    expected = trainer.train(noise().to(device)).history
+    begun: list[int] = []
+
+    class TooLarge(TrainingStep):
+        def __init__(self, *arguments: Any) -> None:
+            begun.append(len(trainer._kept))
+            if begun[-1] > 0:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(gpu_training, "TrainingStep", TooLarge)
+    trainer.train(noise(30, 30).to(device))
+    assert begun == [1, 0]
+    monkeypatch.undo()
+    assert trainer.train(noise().to(device)).history == expected
+
+
 def test_together_as_alone(device: torch.device) -> None:
     images = [noise(seed=seed).to(device) for seed in range(3)]
     seen: list[list[StepRecord]] = [[] for _ in images]
@@ -136,12 +187,10 @@ def test_why_there_is_no_graph() -> None:
 def test_a_step_waits_for_nothing_and_is_replayed() -> None:
     device = torch.device("cuda")
     assert why_no_graph(device) == ""
-    trainer = GpuTrainer(options())
-    trainer.train(noise().to(device))
-    assert trainer._prepared is not None
+    prepared = GpuTrainer(options()).prepare([noise().to(device)])
     torch.cuda.set_sync_debug_mode("error")
     try:
-        trainer._prepared.steps[0].run()
+        prepared.steps[0].run()
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,14 @@ class TestGrouping:
         assert labels.shape == size
         if wanted:
             assert labels.max() + 1 == len(np.unique(labels)) == 2
+
+    def test_another_process_gets_the_same_in_few_bytes(self) -> None:
+        grouping = Grouping(VALUES, configure("fast", **FAST))
+        network_labels = one_network_label_each(grouping)
+        expected = grouping.labels(network_labels)
+        sent = pickle.dumps(grouping)
+        assert len(sent) < 50 * VALUES.shape[0] * VALUES.shape[1]
+        assert np.array_equal(pickle.loads(sent).labels(network_labels), expected)
 
     @pytest.mark.parametrize("value", [0.0, 0.5, 1.0, -3.0, 1e30])
     def test_a_constant_image_is_one_superpixel_and_one_region(self, value: float) -> None:

@@ -23,8 +23,9 @@ from terminal import shown_on_terminal
 
 from dynamicseg.batch import Batch
 from dynamicseg.inputs import InputImage, find_images
+from dynamicseg.segment_work import SegmentWork
 from dynamicseg.segmenter import Segmenter
-from dynamicseg.workers import Outcome, SegmentWork, in_processes
+from dynamicseg.workers import Outcome, in_processes
 
 PHOTO = np.ascontiguousarray(skimage.data.chelsea()[::8, ::8])
 COMMAND = [str(Path(sys.executable).with_name("dynamicseg")), "segment"]

@@ -11,6 +11,7 @@ import pytest
 import skimage.data
 
 import dynamicseg as ds
+from dynamicseg.grouping import Grouping
 from dynamicseg.io import as_image
 from dynamicseg.time_budget import StepClock
 
@@ -85,6 +86,24 @@ def test_the_budget_counts_from_the_start_of_segment(clock: Clock, monkeypatch: 
     assert segmentation.stopped == "time_budget"
     assert len(segmentation.history) == 1  # also where the time is up before training
     assert segmentation.labels.shape == PHOTO.shape[:2]
+
+
+def test_the_budget_counts_grouping_but_not_what_lies_between_two_stages(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow_to_group(*arguments: Any) -> Grouping:
+        clock.pass_seconds(2.0)
+        return Grouping(*arguments)
+
+    monkeypatch.setattr("dynamicseg.segmenter.Grouping", slow_to_group)
+    segmenter = ds.Segmenter(time_budget=6.5, **LONG)
+    prepared = segmenter.prepare(PHOTO)
+    clock.pass_seconds(60.0)
+    learned = segmenter.train(prepared, lambda _: clock.pass_seconds(1.0))
+    clock.pass_seconds(60.0)
+    segmentation = segmenter.finish(prepared, learned)
+    assert (segmentation.stopped, len(segmentation.history)) == ("time_budget", 4)
+    assert segmentation.timings["total"] == 6.0
 
 
 def test_a_budget_that_is_not_reached_changes_no_bit() -> None:
