@@ -20,8 +20,8 @@ from dynamicseg import _native
 _GRADIENT_WEIGHT = 15.0
 _GRADIENT_SIGMA = 1.0
 # Square of the distance of mean features, whose mean square over the image is 1, against that of the mean colours.
-# It counts in full between large regions only, half where the smaller one has ``_HALF_AREA`` pixels: maps have one value
-# for many pixels, so that superpixels have much of their features from their neighbours.
+# It counts in full between large regions only, half where the smaller one has ``_HALF_AREA`` pixels: maps have one
+# value for many pixels, so that superpixels have much of their features from their neighbours.
 _FEATURE_WEIGHT = 1000.0
 _HALF_AREA = 500.0
 # Regions that features alone divide an image into, see ``divided_by_features``.
