@@ -99,12 +99,7 @@ _FAST: dict[str, Any] = {
 }
 # Small regions are better outlined above finer superpixels; more networks or more steps have not helped.
 _QUALITY: dict[str, Any] = {**_FAST, "superpixel_scale": 10.0, "superpixel_min_size": 10}
-# Where features say what belongs together, larger regions can be trusted.
-_PRETRAINED: dict[str, Any] = {
-    **_QUALITY,
-    "area_exponent": 0.85,
-    "features": FeatureOptions(source=EFFICIENTNET_LITE0),
-}
+_PRETRAINED: dict[str, Any] = {**_QUALITY, "features": FeatureOptions(source=EFFICIENTNET_LITE0)}
 _PRESETS: dict[str, dict[str, Any]] = {
     "fast": _FAST,
     "quality": _QUALITY,
