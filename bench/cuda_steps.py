@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dynamicseg._words import counted
 from dynamicseg.bench.step_competitors import Step, soft_image
 from dynamicseg.bench.timing import MILLISECONDS, Timing
 from dynamicseg.config import SegmenterConfig
@@ -47,7 +48,7 @@ def several_at_a_time(
     entries = []
     for height, width in (size, (max(size[0] // 2, 2), max(size[1] // 2, 2))):
         for count in TOGETHER:
-            tell(f"{count} images of {height}x{width} at a time")
+            tell(f"{counted(count, 'image')} of {height}x{width} at a time")
             images = [soft_image((height, width), "cuda") for _ in range(count)]
             trainer = GpuTrainer(config.model_copy(update={"max_steps": _RECORDED_STEPS}))
             timing = _timing(trainer.prepare(images).run, repeats, steps)

@@ -28,7 +28,9 @@ from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
+from dynamicseg._words import counted
 from dynamicseg.bench.environment import environment
 from dynamicseg.bench.inference_forms import Form, forms, photos
 from dynamicseg.bench.published import in_one_line
@@ -240,21 +242,30 @@ def multiplications(description: Mapping[str, Any], size: tuple[int, int]) -> in
 # ---- what the user sees ----------------------------------------------------------------------------------------------
 
 
+_COLUMNS = (
+    "p50 ms, p95 ms: time of a call, median and 95th percentile",
+    "times faster: than the first form",
+    "agreement: share of pixels with the label that the first form gives",
+    "MB: peak memory of a call beyond the loaded model",
+)
+
+
 def table(report: dict[str, Any]) -> Group:
-    """The report for a terminal of 100 columns."""
+    """The report for a terminal of 80 columns or more."""
     settings, machine, limit = report["settings"], report["environment"], report["limit"]
     height, width = settings["size"]
     head = (
-        f"Inference, {height} x {width} pixels, batch {settings['batch']}; {machine['cpu']}, {settings['threads']} "
-        f"threads; PyTorch {machine['torch']}"
+        f"Inference, {height} x {width} pixels, batch {settings['batch']}; {machine['cpu']}, "
+        f"{counted(settings['threads'], 'thread')}; PyTorch {machine['torch']}"
     )
-    found = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
-    found.add_column("form", overflow="fold")
-    for column in ("runs on", "p50 ms", "p95 ms", "images/s", "faster", "agreement", "MB", "limit"):
+    found = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    found.add_column("form")
+    found.add_column("runs on", no_wrap=True)
+    for column in ("p50 ms", "p95 ms", "images/s", "times\nfaster", "agreement", "MB", "times\nlimit"):
         found.add_column(column, justify="right", no_wrap=True)
-    for result in report["results"]:
+    for number, result in enumerate(report["results"], start=1):
         found.add_row(
-            result["form"],
+            str(number),
             result["runtime"]["provider"],
             f"{result['ms']['p50']:.1f}",
             f"{result['ms']['p95']:.1f}",
@@ -264,10 +275,13 @@ def table(report: dict[str, Any]) -> Group:
             "-" if result["peak_bytes"] is None else f"{result['peak_bytes'] / 1e6:.0f}",
             "-" if result["times_limit"] is None else f"{result['times_limit']:.2f}",
         )
-    foot = (
-        f"faster: how many times than the first form; agreement: share of pixels with its label. limit: how many times "
-        f"{limit['ms']:.3g} ms, {limit['gflop']:.3g} GFLOP at {limit['gflop_per_s']:.0f} GFLOP/s, the rate of a "
-        "float32 matrix product; -: other arithmetic, or not measured. MB: peak of memory beyond the loaded model."
+    # Below the table, where a name may be as long as it is.
+    forms = [f"{number}: {result['form']}" for number, result in enumerate(report["results"], start=1)]
+    of_limit = (
+        f"times limit: p50 over {limit['ms']:.3g} ms, which the {limit['gflop']:.3g} GFLOP of a call would take at "
+        f"{limit['gflop_per_s']:.0f} GFLOP/s, the measured rate of a float32 matrix product; -: the form does not "
+        "compute in float32"
     )
     skipped = [f"{one['form']} does not run here: {one['reason']}" for one in report["skipped"]]
-    return Group(head, found, foot, *skipped)
+    below = (*forms, "", *_COLUMNS, of_limit, *skipped)
+    return Group(Text(head), found, *map(Text, below))

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dynamicseg._words import counted
 from dynamicseg.inference.contract import ModelContract
 from dynamicseg.predict import load, model_input
 from dynamicseg.trained_model import TrainedModel
@@ -124,7 +125,7 @@ def photos(folder: Path | None, size: tuple[int, int], bands: int, *, count: int
     height, width = size
     if folder is None:
         if bands not in (1, 3):
-            raise ValueError(f"the model takes {bands} bands: name a folder of such images with --images")
+            raise ValueError(f"the model takes {counted(bands, 'band')}: name a folder of such images with --images")
         import skimage.data
 
         names = ("astronaut", "chelsea", "coffee")[:count]

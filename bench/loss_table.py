@@ -8,6 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 
+from dynamicseg._words import counted
 from dynamicseg.bench.loss import Pass
 
 
@@ -17,7 +18,7 @@ def table(report: dict[str, Any]) -> Group:
     height, width = settings["size"]
     head = (
         f"Loss of {settings['batch']} x {settings['channels']} x {height} x {width} responses; {machine['cpu']}, "
-        f"{machine['threads']} threads, {machine['backend']}; PyTorch {machine['torch']}"
+        f"{counted(machine['threads'], 'thread')}, {machine['backend']}; PyTorch {machine['torch']}"
     )
     foot = (
         "ms or us: median, and 20 % to 80 % quantile. GB/s: of the bytes that must move. limit: time over what these "

@@ -41,6 +41,7 @@ from rich.table import Table
 
 from dynamicseg import io
 from dynamicseg._files import one_line, whole_file
+from dynamicseg._words import counted
 from dynamicseg.evaluate import Dataset, DatasetName, ImagePair, ProtocolName, Scores, TruthItem, open_dataset
 from dynamicseg.evaluate.label_files import names
 from dynamicseg.evaluate.methods import METHODS, SEEDED, Method, parse_method, prepare
@@ -254,8 +255,9 @@ def table(report: dict[str, Any]) -> Group:
     """The report for a terminal of 100 columns: a row for each method, and what the columns mean."""
     settings, machine = report["settings"], report["environment"]
     head = (
-        f"{settings['dataset']} {settings['split'] or ''}: {len(report['images'])} images; {machine['cpu']}, "
-        f"{machine['threads']} threads"
+        f"{settings['dataset']} {settings['split'] or ''}: {counted(len(report['images']), 'image')}; "
+        f"{machine['cpu']}, "
+        f"{counted(machine['threads'], 'thread')}"
     )
     found = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     found.add_column("method", overflow="fold")
@@ -292,7 +294,7 @@ def plot(report: dict[str, Any], path: str | os.PathLike[str]) -> None:
     try:
         figures = importlib.import_module("matplotlib.figure")
     except ImportError:
-        raise RuntimeError("a plot needs matplotlib, which is not installed: pip install matplotlib") from None
+        raise RuntimeError("a plot needs matplotlib, which is not installed: pip install 'dynamicseg[plot]'") from None
     figure = figures.Figure(figsize=(10, 5), layout="constrained")
     for axes, column in zip(figure.subplots(1, 2), ("All", "covering"), strict=True):
         protocol, name = _COLUMNS[column]

@@ -37,6 +37,7 @@ from rich.table import Table
 
 from dynamicseg import io
 from dynamicseg._files import one_line
+from dynamicseg._words import counted
 from dynamicseg.bench.environment import environment
 from dynamicseg.evaluate import Dataset, DatasetName, ImagePair, Scores, TruthItem, open_dataset
 from dynamicseg.inputs import InputImage, find_images
@@ -249,8 +250,10 @@ def table(report: dict[str, Any]) -> Group:
     settings, machine = report["settings"], report["environment"]
     config = settings["config"]
     head = (
-        f"{len(report['images'])} images, preset {config['preset']}, {config['precision']}, {config['device']}, jobs "
-        f"{settings['jobs']}; {machine['gpu'] or machine['cpu']}, {machine['threads']} threads, {machine['backend']}"
+        f"{counted(len(report['images']), 'image')}, preset {config['preset']}, {config['precision']}, "
+        f"{config['device']}, jobs "
+        f"{settings['jobs']}; {machine['gpu'] or machine['cpu']}, {counted(machine['threads'], 'thread')}, "
+        f"{machine['backend']}"
     )
     found = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
     found.add_column("phase", no_wrap=True)

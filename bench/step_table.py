@@ -8,14 +8,17 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 
+from dynamicseg._words import counted
+
 
 def table(report: dict[str, Any]) -> Group:
     """The report for a terminal of 100 columns."""
     settings, machine = report["settings"], report["environment"]
     height, width = settings["size"]
     head = (
-        f"Training step, {height} x {width} pixels, {settings['channels']} channels, depth {settings['depth']}; "
-        f"{machine['cpu']}, {machine['threads']} threads, {machine['backend']}; PyTorch {machine['torch']}; "
+        f"Training step, {height} x {width} pixels, {counted(settings['channels'], 'channel')}, depth "
+        f"{settings['depth']}; "
+        f"{machine['cpu']}, {counted(machine['threads'], 'thread')}, {machine['backend']}; PyTorch {machine['torch']}; "
         f"fused and compiled in {settings['precision']}"
     )
     limit = report["limit"]

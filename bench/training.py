@@ -33,6 +33,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 
+from dynamicseg._words import counted
 from dynamicseg.evaluate import evaluate
 from dynamicseg.evaluate.methods import name_and_options
 from dynamicseg.inputs import find_images
@@ -245,7 +246,7 @@ def table(report: dict[str, Any]) -> Group:
             f"{mean(lambda entry: entry['seconds']):.2f}",
         )
     title = (
-        f"{settings['n_labels']} labels, trained on {settings['train_images']} images, scored on "
+        f"{counted(settings['n_labels'], 'label')}, trained on {counted(settings['train_images'], 'image')}, scored on "
         f"{settings['test_images']}, mean over {settings['seeds']} seeds"
     )
     return Group(title, shown)

@@ -9,6 +9,8 @@ from contextlib import closing, nullcontext
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from dynamicseg._words import counted
+from dynamicseg.cli_common import in_options
 from dynamicseg.exit_status import DONE, INTERRUPTED, SOME_FAILED
 from dynamicseg.inputs import FoundInputs, InputImage
 from dynamicseg.segmentation import describe_input, output_paths
@@ -54,7 +56,9 @@ class Batch:
         """Works on every image; returns the exit status, after naming each input that failed."""
         problems = list(found.problems)
         if found.skipped:
-            self._tell(f"{len(found.skipped)} files look like results of an earlier run and are left out")
+            self._tell(
+                f"left out, for their names look like results of an earlier run: {counted(len(found.skipped), 'file')}"
+            )
             if not found.images and not problems:
                 problems.append(f"{found.skipped[0]} and all other inputs look like results of an earlier run")
         failures: dict[InputImage, str] = {}
@@ -66,15 +70,15 @@ class Batch:
             interrupted = True
         in_order = [failures[image] for image in found.images if image in failures]
         for problem in problems + in_order:
-            self.console.print(f"dynamicseg: {problem}")
+            self.console.print(f"dynamicseg: {in_options(problem)}")
         if interrupted:
             self.console.print(
-                f"dynamicseg: interrupted with {self.done} of {len(found.images)} images done; "
+                f"dynamicseg: interrupted with {self.done} of {counted(len(found.images), 'image')} done; "
                 "the same command with --resume goes on from here"
             )
             return INTERRUPTED
         if self.done:
-            self._tell(f"{self.done} {'image' if self.done == 1 else 'images'} in {self.work.output}")
+            self._tell(f"{counted(self.done, 'image')} in {self.work.output}")
         return SOME_FAILED if problems or failures else DONE
 
     def _work_on_all(self, images: Sequence[InputImage], failures: dict[InputImage, str]) -> None:

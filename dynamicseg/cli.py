@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from dynamicseg.cli_bench import bench_app
-from dynamicseg.cli_common import DATASETS, Unusable, loading, names, report, wrong_call
+from dynamicseg.cli_common import DATASETS, Unusable, loading, names, usage_in_words, wrong_call
 from dynamicseg.cli_export import export_command
 from dynamicseg.cli_features import (
     FeatureCache,
@@ -24,6 +24,7 @@ from dynamicseg.cli_features import (
     three_numbers,
 )
 from dynamicseg.cli_predict import predict_command
+from dynamicseg.cli_report import Verbose, report
 from dynamicseg.cli_train import train_command
 from dynamicseg.exit_status import DONE, INTERRUPTED, TERMINATED
 from dynamicseg.weighting import DEFAULT_MU, WEIGHTINGS
@@ -49,9 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     # As Ctrl-C does, so that no half-written file stays when a job scheduler ends the run.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
-        status = app(args=None if arguments is None else list(arguments), standalone_mode=False)
+        status = app(args=None if arguments is None else list(arguments), prog_name="dynamicseg", standalone_mode=False)
     except _UsageError as error:
-        status = wrong_call(error.format_message())
+        status = wrong_call(usage_in_words(error))
     except Unusable as error:
         status = wrong_call(str(error))
     except typer.Abort:
@@ -258,6 +259,7 @@ def evaluate_command(
         str | None, typer.Option(metavar="nearest", help="Make sizes fit. (default: another size is an error)")
     ] = None,
     json_path: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON.")] = None,
+    verbose: Verbose = False,
 ) -> int:
     """Score label maps against a data set."""
     with loading():
@@ -276,6 +278,7 @@ def evaluate_command(
         ),
         evaluate.table,
         json_path,
+        verbose=verbose,
     )
 
 

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from dynamicseg.cli_common import DATASETS, height_and_width, loading, names, report
+from dynamicseg.cli_common import DATASETS, height_and_width, loading, names
 from dynamicseg.cli_predict import bench_inference_command
+from dynamicseg.cli_report import Verbose, report
 from dynamicseg.cli_train import bench_train_command
 
 bench_app = typer.Typer(help="Measure speed and quality on this machine.", no_args_is_help=True)
@@ -31,6 +32,7 @@ def bench_loss_command(
     compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Also against torch.compile.")] = True,
     memory: Annotated[bool, typer.Option("--memory", help="Also the peak of memory, each in a process.")] = False,
     json_path: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON.")] = None,
+    verbose: Verbose = False,
 ) -> int:
     """The fused loss against the published form in eager PyTorch and under torch.compile, in one process.
 
@@ -53,6 +55,7 @@ def bench_loss_command(
         ),
         loss_table.table,
         json_path,
+        verbose=verbose,
     )
 
 
@@ -67,6 +70,7 @@ def bench_step_command(
     device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Where to compute.")] = "cpu",
     compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Also against torch.compile.")] = True,
     json_path: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON.")] = None,
+    verbose: Verbose = False,
 ) -> int:
     """A training step against the published one in eager PyTorch and against torch.compile, in one process.
 
@@ -89,6 +93,7 @@ def bench_step_command(
         ),
         step_table.table,
         json_path,
+        verbose=verbose,
     )
 
 
@@ -109,6 +114,7 @@ def bench_segment_command(
     preset: Annotated[str, typer.Option(metavar="fast|quality|paper", help="As in segment.")] = "fast",
     max_steps: Annotated[int | None, typer.Option(help="As in segment.")] = None,
     json_path: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON.")] = None,
+    verbose: Verbose = False,
 ) -> int:
     """Segment images as the command segment does, from file to written results, and say what takes how long.
 
@@ -130,6 +136,7 @@ def bench_segment_command(
         ),
         segment.table,
         json_path,
+        verbose=verbose,
     )
 
 
@@ -148,6 +155,7 @@ def bench_quality_command(
         Path | None, typer.Option("-o", "--output", metavar="OUT", help="Keep label maps here, and go on from them.")
     ] = None,
     json_path: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON.")] = None,
+    verbose: Verbose = False,
     plot_path: Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Plot scores against time.")] = None,
 ) -> int:
     """Segment a labelled data set with several methods and score them side by side, time beside score."""
@@ -168,5 +176,6 @@ def bench_quality_command(
         ),
         quality.table,
         json_path,
-        plot=None if plot_path is None else lambda found: quality.plot(found, plot_path),
+        plot=None if plot_path is None else (quality.plot, plot_path),
+        verbose=verbose,
     )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-from dynamicseg.exit_status import DONE, SOME_FAILED, WRONG_CALL
+from dynamicseg._words import did_you_mean
+from dynamicseg.exit_status import WRONG_CALL
 
 DATASETS = "bsds500|labels|voc2012|coco-stuff"
 
@@ -22,6 +23,8 @@ def loading() -> Iterator[None]:
     """Around the imports of a command."""
     try:
         yield
+    except ModuleNotFoundError as error:
+        raise Unusable(f"the package {error.name} is not installed: pip install {error.name}") from error
     except (ImportError, ValueError) as error:
         raise Unusable(error) from error
 
@@ -31,10 +34,71 @@ def names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
+OPTIONS_IN_PYTHON = frozenset(
+    (
+        *("area_exponent", "batch_size", "channel_axis", "compute_capability", "crop_size", "dilation_growth"),
+        *("feature_cache", "feature_mean", "feature_multiple", "feature_outputs", "feature_std", "features"),
+        *("hardware_compatibility", "held_out", "ignore_label", "learning_rate", "max_labels", "max_side", "max_size"),
+        *("max_steps", "min_agreement", "min_labels", "min_size", "n_labels", "optimization_level", "refit_from"),
+        *("superpixel_scale", "time_budget", "timing_cache", "version_compatible"),
+        *("activations", "batch", "calibration", "channels", "coordinates", "dataset", "depth", "device", "images"),
+        *("jobs", "limit", "methods", "mu", "opset", "order", "patience", "precision", "preset", "protocol"),
+        *("provider", "refit", "repeats", "resize", "seed", "seeds", "size", "split", "steps", "stride", "threads"),
+        *("tile", "weighting", "width", "workspace"),
+    )
+)
+"""What messages of the package call the options of all commands: ``--n-labels`` is ``n_labels``."""
+
+# A name with an underscore is no English word, and means the option wherever it stands but in a path or in code.
+_SAYS_OPTION = re.compile(
+    rf"(?<![\w/\\.='\"-])({'|'.join(sorted(name for name in OPTIONS_IN_PYTHON if '_' in name))})(?![\w/\\=-]|\.\w)"
+)
+# Any other name only where a message begins with it and goes on with what was given or wanted: "seed wants ...".
+_BEGINS_WITH_OPTION = re.compile(
+    rf"(?:(?<=; )|^)({'|'.join(sorted(name for name in OPTIONS_IN_PYTHON if '_' not in name))})"
+    r"(?= wants | is -?\d| '| cuda\b| (?:is|are chosen) for int8)"
+)
+
+
+def in_options(text: str) -> str:
+    """A message of the package in one line, with options as the user of the command line has typed them."""
+    line = " ".join(text.split())
+    for pattern in (_SAYS_OPTION, _BEGINS_WITH_OPTION):
+        line = pattern.sub(lambda found: f"--{found[1].replace('_', '-')}", line)
+    return line
+
+
+def usage_in_words(error: Any) -> str:
+    """What the command line library found wrong with a call, in the words that all other messages have.
+
+    Args:
+        error: its exception for wrong calls; which one has what attributes depends on what is wrong.
+    """
+    text: str = error.format_message()
+    context = getattr(error, "ctx", None)
+    unknown = getattr(error, "option_name", None)
+    if unknown is not None and context is not None:
+        known = [name for parameter in context.command.params for name in parameter.opts]
+        hint = did_you_mean(unknown, known) or f"; {context.command_path} --help lists what there is"
+        return f"{context.command_path} has no option {unknown}{hint}"
+    if invalid := re.fullmatch(r"Invalid value for '([^']*)'(?: / '[^']*')*: (.*)", text, re.DOTALL):
+        wanted = invalid[2].removeprefix("Input should be ").partition(", unable to parse")[0]
+        wanted = wanted.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
+        return f"{invalid[1]} wants {wanted.replace('a valid integer', 'a whole number').replace('valid ', '')}"
+    if text.startswith("Missing") and context is not None:
+        return f"{text[0].lower()}{text[1:].rstrip('.')}; {context.command_path} --help shows how it is called"
+    return text
+
+
+def say(text: str) -> None:
+    """A message on stderr, one line."""
+    print(f"dynamicseg: {in_options(text)}", file=sys.stderr)
+
+
 def wrong_call(text: str) -> int:
     """Says what is wrong with the call, and returns the exit status."""
     if text:  # none where there is only the help to show
-        print(f"dynamicseg: {' '.join(text.split())}", file=sys.stderr)
+        say(text)
     return WRONG_CALL
 
 
@@ -45,31 +109,3 @@ def height_and_width(size: str) -> tuple[int, int]:
     except ValueError:
         raise ValueError(f"--size {size}: wants HEIGHTxWIDTH, for example 321x481") from None
     return height, width
-
-
-def report(
-    run: Callable[[Callable[[str], None]], dict[str, Any]],
-    table: Callable[[dict[str, Any]], Any],
-    json_path: Path | None,
-    *,
-    plot: Callable[[dict[str, Any]], None] | None = None,
-) -> int:
-    """Runs something long with a line that says how far it is; then its table on stdout, and its files."""
-    from rich.console import Console
-
-    from dynamicseg.io import write_json
-
-    try:
-        with Console(stderr=True).status("starting") as status:
-            found = run(status.update)
-        Console(width=None if sys.stdout.isatty() else 100).print(table(found))
-        if json_path is not None:
-            write_json(json_path, found)
-        if plot is not None:
-            plot(found)
-    except (ValueError, OSError) as error:
-        return wrong_call(str(error))
-    except RuntimeError as error:
-        print(f"dynamicseg: {' '.join(str(error).split())}", file=sys.stderr)
-        return SOME_FAILED
-    return DONE

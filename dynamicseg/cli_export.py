@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dynamicseg.cli_common import height_and_width, names, wrong_call
+from dynamicseg.cli_common import height_and_width, names, say, wrong_call
+from dynamicseg.cli_report import Verbose, telling
 from dynamicseg.exit_status import DONE, SOME_FAILED
 
 
@@ -105,6 +105,7 @@ def export_command(
         typer.Option(metavar="ENGINE", help="Give this engine the weights of MODEL, in place of building one."),
     ] = None,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")] = False,
+    verbose: Verbose = False,
 ) -> int:
     """Write a trained model for ONNX Runtime, TensorRT or TensorRT-RTX.
 
@@ -113,18 +114,17 @@ def export_command(
     it is for. Exit status: 0 done, 1 too few labels are those of the model, 2 wrong call.
     """
     try:
-        from rich.console import Console
-
         from dynamicseg.export import export
         from dynamicseg.export.parity import TooLittleAgreement
 
         try:
-            with Console(stderr=True, quiet=quiet).status("reading the model") as status:
+            with telling(quiet=quiet, verbose=verbose and not quiet) as tell:
+                tell("reading the model")
                 exported = export(
                     model,
                     output,
                     format=to,
-                    progress=status.update,
+                    progress=tell,
                     precision=precision,
                     calibration=calibration,
                     images=images,
@@ -146,7 +146,7 @@ def export_command(
                     refit_from=refit_from,
                 )
         except TooLittleAgreement as error:
-            print(f"dynamicseg: {error}", file=sys.stderr)
+            say(str(error))
             return SOME_FAILED
     except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
         return wrong_call(str(error))

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from dynamicseg.cli_common import height_and_width, loading, names, report, wrong_call
+from dynamicseg.cli_common import height_and_width, loading, names, wrong_call
+from dynamicseg.cli_report import Verbose, report
 
 
 def predict_command(
@@ -96,6 +97,7 @@ def bench_inference_command(
     compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Also under torch.compile.")] = True,
     memory: Annotated[bool, typer.Option(help="Also the peak of memory, each in a process of its own.")] = True,
     json_path: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON.")] = None,
+    verbose: Verbose = False,
 ) -> int:
     """Latency, throughput, memory and label agreement of every form of a model that runs on this machine.
 
@@ -117,4 +119,5 @@ def bench_inference_command(
         ),
         inference.table,
         json_path,
+        verbose=verbose,
     )

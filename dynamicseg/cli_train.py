@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from dynamicseg.cli_common import loading, names, report, wrong_call
+from dynamicseg.cli_common import loading, names, wrong_call
+from dynamicseg.cli_report import Verbose, report
 
 
 def train_command(
@@ -171,6 +172,7 @@ def bench_train_command(
         Path | None, typer.Option("-o", "--output", metavar="OUT", help="Keep label maps and models here.")
     ] = None,
     json_path: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON.")] = None,
+    verbose: Verbose = False,
 ) -> int:
     """One model for a set of images against k-means on its colours, and against segmenting each image by itself.
 
@@ -193,4 +195,5 @@ def bench_train_command(
         ),
         training.table,
         json_path,
+        verbose=verbose,
     )

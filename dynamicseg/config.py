@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
+import re
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from dynamicseg._words import did_you_mean
 from dynamicseg.features.options import EFFICIENTNET_LITE0, FeatureOptions
 from dynamicseg.weighting import DEFAULT_MU, Weighting
 
@@ -119,9 +120,8 @@ def configure(preset: str = "fast", **options: Any) -> SegmenterConfig:
         TypeError: there is no such field.
     """
     if preset not in _PRESETS:
-        nearest = difflib.get_close_matches(str(preset), _PRESETS, n=1)
-        hint = f", did you mean {nearest[0]}?" if nearest else ""
-        raise ValueError(f"preset {preset!r}: choose {', '.join(PRESETS[:-1])} or {PRESETS[-1]}{hint}")
+        choices = f"{', '.join(PRESETS[:-1])} or {PRESETS[-1]}"
+        raise ValueError(f"preset {preset!r}: choose {choices}{did_you_mean(preset, _PRESETS)}")
     unknown = sorted(set(options) - set(SegmenterConfig.model_fields))
     if unknown:
         raise TypeError(f"no option is named {unknown[0]!r}: choose from {', '.join(SegmenterConfig.model_fields)}")
@@ -142,7 +142,7 @@ def configure(preset: str = "fast", **options: Any) -> SegmenterConfig:
     except ValidationError as error:
         raise ValueError("; ".join(problem_in_words(problem) for problem in error.errors())) from None
     if config.min_labels is not None and config.max_labels is not None and config.min_labels > config.max_labels:
-        raise ValueError(f"min_labels wants at most max_labels, {config.max_labels}, not {config.min_labels}")
+        raise ValueError(f"min_labels wants at most max_labels ({config.max_labels}), not {config.min_labels}")
     if config.regions == "labels" and "area_exponent" in chosen:
         raise ValueError(f"area_exponent is for regions by consensus, which the preset {preset} does not have")
     if config.regions == "consensus" and config.superpixel_scale is None:
@@ -159,4 +159,6 @@ def problem_in_words(problem: Any) -> str:
     field = str(problem["loc"][0])
     wanted = _WANTED.get(field) or problem["msg"].removeprefix("Input should be ")
     wanted = wanted.replace("greater than or equal to", "at least").replace("a valid integer", "a whole number")
-    return f"{field} wants {wanted}, not {problem['input']!r}"
+    wanted = wanted.replace("greater than", "more than")
+    known = re.findall(r"'([^']+)'", wanted) if problem["type"] == "literal_error" else []
+    return f"{field} wants {wanted}, not {problem['input']!r}{did_you_mean(problem['input'], known)}"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
+from dynamicseg._words import counted
 from dynamicseg.config import Precision
 
 
@@ -18,7 +19,9 @@ def present_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {name}: PyTorch {torch.__version__} finds no CUDA GPU here; use cpu or auto")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {name}: there are only {torch.cuda.device_count()} GPUs, numbered from 0")
+        raise ValueError(
+            f"device {name}: this machine has {counted(torch.cuda.device_count(), 'GPU')}, numbered from 0"
+        )
     return device
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
+from dynamicseg._words import counted
 from dynamicseg.inference.contract import (
     FORMAT_VERSION,
     MAX_BANDS,
@@ -120,7 +121,9 @@ class ModelDescription(BaseModel):
     def _consistent(self) -> ModelDescription:
         for name, count in (("palette", len(self.palette)), ("label_areas", len(self.label_areas))):
             if count != self.label_count:
-                raise ValueError(f"{name} has {count} entries for {self.label_count} labels")
+                raise ValueError(
+                    f"{name} has {counted(count, 'entry', 'entries')} for {counted(self.label_count, 'label')}"
+                )
         if self.receptive_field != self.network.receptive_field:
             raise ValueError(
                 f"receptive_field is {self.receptive_field}, that of the network {self.network.receptive_field}"

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dynamicseg._files import one_line, opened
+from dynamicseg._words import counted
 from dynamicseg.inference.tiles import OnTile, predict_tiled
 from dynamicseg.io import as_image
 from dynamicseg.prediction import Prediction
@@ -164,7 +165,8 @@ def model_input(pixels: NDArray[Any], bands: int) -> NDArray[np.uint8]:
     """
     if pixels.shape[2] != bands:
         raise ValueError(
-            f"the image has {pixels.shape[2]} bands, the model was trained on {bands}: pass an image like those that "
+            f"the image has {counted(pixels.shape[2], 'band')}, the model was trained on {bands}: pass an image like "
+            "those that "
             "it was trained on"
         )
     if pixels.dtype == np.uint8:

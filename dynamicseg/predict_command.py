@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from dynamicseg.cli_common import names
+from dynamicseg.cli_common import names, say
 from dynamicseg.exit_status import DONE, INTERRUPTED, SOME_FAILED, TERMINATED, WRONG_CALL
 from dynamicseg.inputs import find_images
 from dynamicseg.predict import load
@@ -79,5 +79,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _say(text: object, status: int) -> int:
-    print(f"dynamicseg: {' '.join(str(text).split())}", file=sys.stderr)
+    say(str(text))
     return status

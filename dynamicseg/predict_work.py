@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynamicseg._files import check_writable
+from dynamicseg._words import counted
 from dynamicseg.inputs import InputImage
 from dynamicseg.segmentation import DEFAULT_FORMATS, output_paths
 from dynamicseg.video_files import is_video, video_paths
@@ -46,7 +47,7 @@ class PredictWork(Work):
         present = int((result.areas() > 0).sum())
         tiles = "" if result.tile is None else f", tiles of {result.tile}"
         seconds = result.timings["total"]
-        return f"{image.path}: {present} of {result.n_labels} labels{tiles}, {seconds:.2f} s -> {written[0]}"
+        return f"{image.path}: {present} of {counted(result.n_labels, 'label')}{tiles}, {seconds:.2f} s -> {written[0]}"
 
     def _video(self, image: InputImage, show: Show) -> str:
         from dynamicseg.video import predict_video
@@ -62,7 +63,7 @@ class PredictWork(Work):
         )
         written = next(iter(video_paths(self.output, image.stem, self.video_formats).values()))
         seconds = report["timings"]["total"]
-        return f"{image.path}: {report['frames']} frames, {seconds:.1f} s -> {written}"
+        return f"{image.path}: {counted(report['frames'], 'frame')}, {seconds:.1f} s -> {written}"
 
     def steps(self) -> int | None:
         """Tiles and frames are counted as they come."""

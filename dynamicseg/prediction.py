@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dynamicseg.segmentation import LabelledImage, json_ready, versions
+from dynamicseg.label_numbers import draw_numbers
+from dynamicseg.segmentation import LabelledImage, hex_colours, json_ready, versions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,6 +55,13 @@ class Prediction(LabelledImage):
         """The colour of each label, uint8 ``[n_labels, 3]``."""
         return self.colours
 
+    def numbered_overlay(self) -> NDArray[np.uint8]:
+        """Return ``overlay()`` with the number of each label where it has most room, as uint8 ``[H, W, 3]``."""
+        return draw_numbers(self.overlay(), self.labels)
+
+    def _drawn(self) -> NDArray[np.uint8]:
+        return self.numbered_overlay()
+
     def metadata(self) -> dict[str, Any]:
         """Return everything but the pixels, ready for strict JSON."""
         height, width, channels = self.image.shape
@@ -64,6 +72,7 @@ class Prediction(LabelledImage):
             "dtype": str(self.image.dtype),
             "n_labels": self.n_labels,
             "areas": self.areas().tolist(),
+            "colours": hex_colours(self.palette),
             "model": self.model,
             "runtime": self.runtime,
             "tile": self.tile,

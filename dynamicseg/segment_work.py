@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from dynamicseg import gpu_pipeline
+from dynamicseg._words import counted
 from dynamicseg.inputs import InputImage
 from dynamicseg.memory import usable_cores
 from dynamicseg.workers import Outcome, Show, ShowImage, Work, failure
@@ -52,7 +53,7 @@ class SegmentWork(Work):
 
     def on_step(self, show: Show) -> OnStep:
         """Shows each training step."""
-        return lambda record: show(record["step"], f"{record['n_labels']} labels, loss {record['loss']:.3f}")
+        return lambda record: show(record["step"], f"{counted(record['n_labels'], 'label')}, loss {record['loss']:.3f}")
 
     # What processes beside a GPU do; whatever an image meets there becomes its outcome.
 
@@ -76,9 +77,9 @@ class SegmentWork(Work):
         show(steps, "saving")
         written = segmentation.save(self.output, image.stem, self.formats)
         why = " (time is up)" if segmentation.stopped == "time_budget" else ""
-        counted = f"{steps} step" if steps == 1 else f"{steps} steps"
         seconds = segmentation.timings["total"]
-        return f"{image.path}: {segmentation.n_labels} labels, {counted}{why}, {seconds:.1f} s -> {written[0]}"
+        found = f"{counted(segmentation.n_labels, 'label')}, {counted(steps, 'step')}{why}"
+        return f"{image.path}: {found}, {seconds:.1f} s -> {written[0]}"
 
     def steps(self) -> int | None:
         """Training may end before."""

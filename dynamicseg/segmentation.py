@@ -251,6 +251,10 @@ class LabelledImage:
             self._write(name, path)
         return list(paths.values())
 
+    def _drawn(self) -> NDArray[np.uint8]:
+        """What is saved as overlay."""
+        return self.overlay()
+
     def _write(self, name: str, path: Path) -> None:
         if name == "png":
             write_label_map(path, self.labels, self.palette)
@@ -260,7 +264,7 @@ class LabelledImage:
         elif name == "boundaries":
             write_image(path, self.boundaries().astype(np.uint8) * np.uint8(255))
         elif name == "overlay":
-            write_image(path, self.overlay())
+            write_image(path, self._drawn())
         else:
             write_json(path, self.metadata())
 
@@ -371,6 +375,11 @@ def package_version() -> str:
         return version("dynamicseg")
     except PackageNotFoundError:
         return "0+unknown"
+
+
+def hex_colours(palette: NDArray[np.uint8]) -> list[str]:
+    """``#rrggbb`` of each label, from uint8 ``[n_labels, 3]``."""
+    return [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in palette.tolist()]
 
 
 def json_ready(value: object) -> object:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dynamicseg._words import counted
 from dynamicseg.config import Precision, Preset, SegmenterConfig, configure
 from dynamicseg.devices import present_device, present_precision
 from dynamicseg.features.backbone import feature_maps, open_backbone
@@ -221,7 +222,8 @@ class Segmenter:
         if self.config.min_labels is not None and self.config.min_labels > math.prod(size):
             at_size = "" if size == pixels.shape[:2] else f" at max_side {self.config.max_side}"
             raise ValueError(
-                f"{self.config.min_labels} labels are more than the {math.prod(size)} pixels of the image{at_size}"
+                f"{self.config.min_labels} labels are more than the {counted(math.prod(size), 'pixel')} of the "
+                f"image{at_size}"
             )
         trained_shape = (*size, pixels.shape[2])
         check_memory(trained_shape, self.config, self._device, available=available)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dynamicseg._files import Refusal, one_line
 from dynamicseg._safetensors import fitting_tensors, opened_tensors, write_tensors
+from dynamicseg._words import counted
 from dynamicseg.features.efficientnet import CHANNELS, EfficientNetLite0
 from dynamicseg.features.planes import FeaturePlanes, Projection
 from dynamicseg.inference.contract import METADATA_KEY
@@ -89,7 +90,7 @@ class TrainedModel:
         pixels = as_image(image)
         if pixels.shape[2] != self.description.bands:
             raise ValueError(
-                f"the image has {pixels.shape[2]} bands, the model was trained on {self.description.bands}: "
+                f"the image has {counted(pixels.shape[2], 'band')}, the model was trained on {self.description.bands}: "
                 "pass an image like those that it was trained on"
             )
         with torch.inference_mode():

@@ -21,7 +21,7 @@ import numpy as np
 
 from dynamicseg._files import Refusal, one_line, opened, os_error, whole_file
 from dynamicseg.io import MAX_PIXELS, write_json, write_label_map
-from dynamicseg.segmentation import describe_input, json_ready, versions
+from dynamicseg.segmentation import describe_input, hex_colours, json_ready, versions
 from dynamicseg.video_files import video_paths
 
 if TYPE_CHECKING:
@@ -111,6 +111,7 @@ def predict_video(
             "frames_per_second": float(rate),
             "n_labels": len(areas),
             "areas": areas,
+            "colours": hex_colours(predictor.running.contract.palette),
             "model": predictor.model,
             "runtime": predictor.runtime,
             "timings": {"predict": seconds, "total": time.perf_counter() - started},
@@ -128,7 +129,7 @@ def import_av() -> Any:
     try:
         import av
     except ImportError as error:
-        raise ImportError(f"videos need PyAV ({error}): pip install av") from None
+        raise ImportError(f"videos need PyAV ({error}): pip install 'dynamicseg[video]'") from None
     return av
 
 

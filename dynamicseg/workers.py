@@ -214,12 +214,27 @@ _KILLED = (
 
 @contextmanager
 def _interrupts_held_back() -> Iterator[None]:
-    """A process that begins meanwhile never sees Ctrl-C, which a terminal sends to all: this one ends the others."""
+    """A process that begins meanwhile never sees Ctrl-C, which a terminal sends to all: this one ends the others.
+
+    An interrupt or a termination that comes meanwhile has its effect at the end. In the middle, it would leave behind a
+    process without the description that it reads first, which then dies with a traceback. The mask alone, which the new
+    process inherits, does not hold it back: the system hands the signal to any other thread of this process, such as
+    those of a numerical library, and Python runs the handler in the main thread all the same.
+    """
+    held: list[int] = []
+    handlers: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():  # the only one that Python interrupts
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handlers[number] = signal.signal(number, lambda number, _: held.append(number))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if held:
+            signal.raise_signal(held[0])
 
 
 # ---- in the worker's process -----------------------------------------------------------------------------------------

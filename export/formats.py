@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
+
+from dynamicseg._words import did_you_mean
 
 Precision = Literal["fp32", "fp16", "int8"]
 Activations = Literal["uint8", "int8"]
@@ -112,9 +113,7 @@ def checked_format(name: str | None, path: Path) -> str:
             raise ValueError(f"{path.name} does not say which format is wanted: choose {choices}")
         return named[0]
     if name not in FORMATS:
-        nearest = difflib.get_close_matches(name.lower(), FORMATS, n=1, cutoff=0.4)
-        hint = f"; did you mean {nearest[0]}?" if nearest else ""
-        raise ValueError(f"there is no format {name!r}: choose from {', '.join(FORMATS)}{hint}")
+        raise ValueError(f"there is no format {name!r}: choose from {', '.join(FORMATS)}{did_you_mean(name, FORMATS)}")
     if path.suffix.lower() != FORMATS[name].suffix:
         raise ValueError(f"{path}: files of {FORMATS[name].title} end in {FORMATS[name].suffix}; name it so")
     return name
@@ -138,7 +137,7 @@ def checked_options(format_name: str, options: Mapping[str, Any]) -> ExportOptio
         if value != defaults[name] and name not in FORMATS[format_name].options:
             takers = [known for known, kind in FORMATS.items() if name in kind.options]
             verb = "does" if len(takers) == 1 else "do"
-            raise ValueError(f"{FORMATS[format_name].title} takes no {_flag(name)}; only {' and '.join(takers)} {verb}")
+            raise ValueError(f"{FORMATS[format_name].title} takes no {name}; only {' and '.join(takers)} {verb}")
     folders = {name: Path(options[name]) for name in _PATHS if options.get(name) is not None}
     chosen = ExportOptions(**{**options, **folders})
     _check_ranges(chosen)
@@ -146,19 +145,14 @@ def checked_options(format_name: str, options: Mapping[str, Any]) -> ExportOptio
     return chosen
 
 
-def _flag(name: str) -> str:
-    return name.replace("_", "-")
-
-
 def _check_ranges(chosen: ExportOptions) -> None:
     if chosen.precision not in PRECISIONS:
-        nearest = difflib.get_close_matches(str(chosen.precision), PRECISIONS, n=1, cutoff=0.3)
-        hint = f"; did you mean {nearest[0]}?" if nearest else ""
+        hint = did_you_mean(chosen.precision, PRECISIONS)
         raise ValueError(f"precision {chosen.precision!r}: choose from {', '.join(PRECISIONS)}{hint}")
     for name, known in (("hardware_compatibility", HARDWARE_COMPATIBILITIES), ("activations", ACTIVATIONS)):
         named = getattr(chosen, name)
         if named is not None and named not in known:
-            raise ValueError(f"{_flag(name)} {named!r}: choose from {', '.join(known)}")
+            raise ValueError(f"{name} {named!r}: choose from {', '.join(known)}")
     for name, lowest, highest in (
         ("min_agreement", 0, 1),
         ("batch", 1, 4096),
@@ -168,25 +162,33 @@ def _check_ranges(chosen: ExportOptions) -> None:
     ):
         value = getattr(chosen, name)
         if value is not None and not lowest <= value <= highest:
-            raise ValueError(f"{_flag(name)} wants {lowest} to {highest}, not {value}")
+            raise ValueError(f"{name} wants {lowest} to {highest}, not {value}")
     for name in ("size", "min_size", "max_size"):
         value = getattr(chosen, name)
         if value is not None and not all(1 <= side <= 1 << 16 for side in value):
-            raise ValueError(f"{_flag(name)} wants sides of 1 to {1 << 16}, not {value[0]}x{value[1]}")
+            raise ValueError(f"{name} wants sides of 1 to {1 << 16}, not {value[0]}x{value[1]}")
 
 
 def _check_together(chosen: ExportOptions, *, engine: bool) -> None:
     if chosen.precision == "int8" and chosen.calibration is None and chosen.refit_from is None:
-        raise ValueError("int8 wants calibration: a folder of images like those that the model will see")
+        raise ValueError(
+            "int8 wants calibration, a folder of images like those that the model will see: dynamicseg export "
+            "model.safetensors -o model.onnx --precision int8 --calibration DIR (calibration=... in Python)"
+        )
     if chosen.precision != "int8" and chosen.calibration is not None:
-        raise ValueError(f"calibration is for int8, not for {chosen.precision}; images are compared with images")
+        raise ValueError(f"calibration is for int8, not for {chosen.precision}; labels are compared on images")
     if chosen.activations is not None and chosen.precision != "int8":
         raise ValueError(f"activations are chosen for int8, not for {chosen.precision}: leave them out")
     if not chosen.dynamic and chosen.size is None:
-        raise ValueError("without dynamic sizes, size is wanted: HEIGHTxWIDTH")
+        raise ValueError("without dynamic sizes, size is wanted: --size HEIGHTxWIDTH (size=(height, width) in Python)")
     if not chosen.dynamic and (chosen.min_size or chosen.max_size):
-        raise ValueError("min-size and max-size are for dynamic sizes: leave them out, or static")
+        raise ValueError(
+            "min_size and max_size are for dynamic sizes: leave them out, or --static (dynamic=False in Python)"
+        )
     if chosen.dynamic and not engine and (chosen.size or chosen.batch):
-        raise ValueError("a dynamic ONNX file takes any size and batch: leave size and batch out, or choose static")
+        raise ValueError(
+            "a dynamic ONNX file takes any size and batch: leave size and batch out, or choose --static "
+            "(dynamic=False in Python)"
+        )
     if chosen.refit_from is not None and (chosen.size or chosen.batch or chosen.min_size or chosen.max_size):
-        raise ValueError("refit-from keeps the sizes and the batch of that engine: leave them out")
+        raise ValueError("refit_from keeps the sizes and the batch of that engine: leave them out")

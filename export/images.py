@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynamicseg._files import one_line
+from dynamicseg._words import counted
 from dynamicseg.inputs import find_images
 from dynamicseg.io import read_image
 from dynamicseg.predict import model_input
@@ -62,7 +63,9 @@ def images_in(folder: Path, bands: int, size: tuple[int, int] | None) -> ImageSe
         except ValueError as error:
             raise ValueError(one_line(path, f"{error}; name a folder of such images")) from None
         images.append(_of_size(image, size))
-    return ImageSet(tuple(images), f"{len(images)} of {len(found.images)} images in the folder {folder.name}")
+    return ImageSet(
+        tuple(images), f"{len(images)} of {counted(len(found.images), 'image')} in the folder {folder.name}"
+    )
 
 
 def photos_at_hand(bands: int, size: tuple[int, int] | None) -> ImageSet:

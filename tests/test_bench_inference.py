@@ -24,7 +24,7 @@ from dynamicseg.io import write_json
 
 
 def rendered(report: dict[str, Any]) -> str:
-    console = Console(width=100, record=True, file=io.StringIO())
+    console = Console(width=80, record=True, file=io.StringIO())
     console.print(inference.table(report))
     return console.export_text()
 
@@ -100,9 +100,9 @@ def test_the_report_is_json_and_its_table_fits(report: dict[str, Any], tmp_path:
         result["peak_bytes"] = 3 << 30
         result["times_limit"] = None
     text = rendered(slow)
-    assert max(map(len, text.splitlines())) <= 100
+    assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text
-    for words in ("p95 ms", "12345.6", "3221", "m.engine does not run here: ", "1 threads"):
+    for words in ("p95 ms", "12345.6", "3221", "m.engine does not run here: ", "1 thread;"):
         assert words in text
 
 

@@ -41,8 +41,8 @@ WRONG = [
     (["-o", "m.engine"], "choose --to tensorrt or --to tensorrt-rtx"),
     (["-o", "m.onnx", "--refit"], "ONNX takes no refit; only tensorrt and tensorrt-rtx do"),
     (["-o", "m.onnx", "--static", "--size", "321"], "--size 321: wants HEIGHTxWIDTH"),
-    (["-o", "m.onnx", "--precision", "int8"], "int8 wants calibration"),
-    (["-o", "m.onnx", "--opset", "seventeen"], "Invalid value for '--opset'"),
+    (["-o", "m.onnx", "--precision", "int8"], "--precision int8 --calibration DIR"),
+    (["-o", "m.onnx", "--opset", "seventeen"], "--opset wants a whole number"),
 ]
 
 

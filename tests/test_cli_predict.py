@@ -95,7 +95,7 @@ def test_bad_inputs_are_named_and_the_others_are_finished(folder: Path) -> None:
     lines = done.stderr.splitlines()
     bad = {
         "no.png": "no such file or folder",
-        "in/grey.png": "the image has 1 bands, the model was trained on 3",
+        "in/grey.png": "the image has 1 band, the model was trained on 3",
         "in/text.jpg": "is not an image that can be read",
         "in/text.mp4": "cannot be decoded, it is damaged or cut short",
     }
@@ -109,10 +109,10 @@ def test_bad_inputs_are_named_and_the_others_are_finished(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["m.onnx"], "Missing argument 'INPUT...'"),
-        (["m.onnx", "in"], "Missing option '-o' / '--output'"),
-        (["m.onnx", "in", "-o", "out", "--tile", "0"], "tile wants at least 1 pixel, not 0"),
-        (["m.onnx", "in", "-o", "out", "--threads", "0"], "threads wants a whole number, at least 1, not 0"),
+        (["m.onnx"], "missing argument 'INPUT...'"),
+        (["m.onnx", "in"], "missing option '-o' / '--output'"),
+        (["m.onnx", "in", "-o", "out", "--tile", "0"], "--tile wants at least 1 pixel, not 0"),
+        (["m.onnx", "in", "-o", "out", "--threads", "0"], "--threads wants a whole number, at least 1, not 0"),
         (["m.onnx", "in", "-o", "out", "--format", "pgn"], "did you mean 'png'"),
         (["m.onnx", "in", "-o", "out", "--format", "png", "--resume"], "add json to --format"),
         (["m.onnx", "in", "-o", "out", "--provider", "cuda"], "provider cuda is not in this ONNX Runtime"),

@@ -106,12 +106,12 @@ def test_nothing_to_train_on_leaves_no_file(run: Run, photos: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["photos"], "Missing option '-o'"),
+        (["photos"], "missing option '-o'"),
         (["photos", "-o", "m.pt"], "m.pt: models are saved as safetensors; end the name in .safetensors"),
-        (["photos", "-o", "m.safetensors", "--steps", "0"], "steps wants"),
-        (["photos", "-o", "m.safetensors", "--stride", "3"], "stride wants 1, 2 or 4, not 3"),
-        (["photos", "-o", "m.safetensors", "--order", "norm"], "order wants 'relu_norm' or 'norm_relu', not 'norm'"),
-        (["photos", "-o", "m.safetensors", "--device", "cuda:99"], "device cuda:99"),
+        (["photos", "-o", "m.safetensors", "--steps", "0"], "--steps wants"),
+        (["photos", "-o", "m.safetensors", "--stride", "3"], "--stride wants 1, 2 or 4, not 3"),
+        (["photos", "-o", "m.safetensors", "--order", "norm"], "--order wants 'relu_norm' or 'norm_relu', not 'norm'"),
+        (["photos", "-o", "m.safetensors", "--device", "cuda:99"], "--device cuda:99"),
         (["photos", "-o", "photos/0.png/m.safetensors"], "photos/0.png: is no folder that can be written to"),
     ],
 )
@@ -138,7 +138,7 @@ def test_an_interrupted_training_is_carried_on_to_the_same_model(run: Run, photo
     assert files_in(photos) == ["m_checkpoint.safetensors"]
     other = run(*arguments, "-o", "m.safetensors", "--resume", "--batch-size", 3)
     assert other.returncode == 1
-    assert "m_checkpoint.safetensors: was made with batch_size 2, not 3" in other.stderr
+    assert "m_checkpoint.safetensors: was made with --batch-size 2, not 3" in other.stderr
     resumed = run(*arguments, "-o", "m.safetensors", "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert "step 50" not in resumed.stderr
@@ -161,7 +161,7 @@ def test_without_matplotlib_there_is_one_line_and_no_curve(
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     done = run("photos", "-o", "m.safetensors", "--steps", 2, "-v", *QUICK)
     assert done.returncode == 0, done.stderr
-    assert "no curve was drawn: that needs matplotlib (pip install matplotlib)" in done.stderr
+    assert "no curve was drawn: that needs matplotlib (pip install 'dynamicseg[plot]')" in done.stderr
     assert files_in(photos) == FILES[:2]
 
 

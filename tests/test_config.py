@@ -33,7 +33,7 @@ def test_none_leaves_a_field_to_the_preset() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"mu": 0.0}, "mu wants greater than 0, not 0.0"),
+        ({"mu": 0.0}, "mu wants more than 0, not 0.0"),
         ({"mu": float("nan")}, "mu wants"),
         ({"mu": float("inf")}, "mu wants"),
         ({"max_steps": 0}, "max_steps wants at least 1, not 0"),
@@ -42,13 +42,13 @@ def test_none_leaves_a_field_to_the_preset() -> None:
         ({"min_labels": -1}, "min_labels wants at least 1, not -1"),
         ({"stop_labels": 0}, "stop_labels wants at least 1, not 0"),
         ({"max_labels": 0}, "max_labels wants at least 1, not 0"),
-        ({"min_labels": 3, "max_labels": 2}, "min_labels wants at most max_labels, 2, not 3"),
+        ({"min_labels": 3, "max_labels": 2}, r"min_labels wants at most max_labels (2), not 3"),
         ({"min_labels": 3, "channels": "8"}, "channels wants a whole number, not '8'"),
         ({"regions": "consensus"}, "regions 'consensus' are put together from superpixels: choose a superpixel_scale"),
         ({"weighting": "fcs"}, "weighting wants 'fsf', 'scf' or 'fixed', not 'fcs'"),
         ({"device": "gpu"}, "device wants auto, cpu, cuda or cuda:N, not 'gpu'"),
         ({"precision": "float16"}, "precision wants 'auto', 'float32' or 'bfloat16', not 'float16'"),
-        ({"time_budget": 0.0}, "time_budget wants greater than 0, not 0.0"),
+        ({"time_budget": 0.0}, "time_budget wants more than 0, not 0.0"),
         ({"time_budget": float("inf")}, "time_budget wants"),
         ({"time_budget": "soon"}, "time_budget wants a valid number, not 'soon'"),
         ({"max_side": 1}, "max_side wants at least 2, not 1"),
@@ -69,7 +69,7 @@ def test_all_wrong_values_are_named_at_once() -> None:
 
 
 def test_an_unknown_preset_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="choose fast, quality, pretrained or paper, did you mean paper"):
+    with pytest.raises(ValueError, match="choose fast, quality, pretrained or paper; did you mean paper"):
         configure("papre")
 
 

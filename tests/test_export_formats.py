@@ -18,9 +18,9 @@ NOT_TAKEN: list[tuple[str, dict[str, Any], str]] = [
     ("onnx", {"workspace": 1.0}, "ONNX takes no workspace; only tensorrt and tensorrt-rtx do"),
     ("onnx", {"refit": True}, "ONNX takes no refit; only tensorrt and tensorrt-rtx do"),
     ("tensorrt", {"opset": 18}, "TensorRT takes no opset; only onnx does"),
-    ("tensorrt-rtx", {"timing_cache": "cache"}, "TensorRT-RTX takes no timing-cache; only tensorrt does"),
-    ("tensorrt-rtx", {"version_compatible": True}, "TensorRT-RTX takes no version-compatible; only tensorrt does"),
-    ("tensorrt", {"compute_capabilities": ("8.6",)}, "TensorRT takes no compute-capabilities; only tensorrt-rtx does"),
+    ("tensorrt-rtx", {"timing_cache": "cache"}, "TensorRT-RTX takes no timing_cache; only tensorrt does"),
+    ("tensorrt-rtx", {"version_compatible": True}, "TensorRT-RTX takes no version_compatible; only tensorrt does"),
+    ("tensorrt", {"compute_capabilities": ("8.6",)}, "TensorRT takes no compute_capabilities; only tensorrt-rtx does"),
 ]
 
 
@@ -42,7 +42,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("onnx", {"calibration": "photos"}, "calibration is for int8, not for fp32"),
     ("onnx", {"activations": "int8"}, "activations are chosen for int8, not for fp32"),
     ("onnx", {"precision": "int8", "calibration": "photos", "activations": "int4"}, "choose from uint8, int8"),
-    ("onnx", {"min_agreement": 99.9}, "min-agreement wants 0 to 1, not 99.9"),
+    ("onnx", {"min_agreement": 99.9}, "min_agreement wants 0 to 1, not 99.9"),
     ("onnx", {"opset": 9}, "opset wants 18 to 22, not 9"),
     ("onnx", {"dynamic": False}, "size is wanted"),
     ("onnx", {"size": (321, 481)}, "takes any size"),
@@ -51,8 +51,8 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("tensorrt", {"dynamic": False, "size": (8, 8), "max_size": (9, 9)}, "are for dynamic sizes"),
     ("tensorrt", {"batch": 0}, "batch wants 1 to 4096, not 0"),
     ("tensorrt", {"hardware_compatibility": "all"}, "choose from ampere\\+, same-compute-capability"),
-    ("tensorrt", {"optimization_level": 6}, "optimization-level wants 0 to 5, not 6"),
-    ("tensorrt", {"refit_from": "old.engine", "size": (8, 8)}, "refit-from keeps the sizes"),
+    ("tensorrt", {"optimization_level": 6}, "optimization_level wants 0 to 5, not 6"),
+    ("tensorrt", {"refit_from": "old.engine", "size": (8, 8)}, "refit_from keeps the sizes"),
 ]
 
 

@@ -85,7 +85,7 @@ def test_images_that_do_not_fit_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty: this folder holds no images"):
         export(model, tmp_path / "m.onnx", images=tmp_path / "empty")
-    with pytest.raises(ValueError, match=r"a.png: the image has 1 bands, the model was trained on 3"):
+    with pytest.raises(ValueError, match=r"a.png: the image has 1 band, the model was trained on 3"):
         export(model, tmp_path / "m.onnx", images=photo_folder(tmp_path / "grey", bands=1))
     (tmp_path / "grey" / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     with pytest.raises(ValueError, match=r"a.png: "):

@@ -37,7 +37,7 @@ def lite0() -> EfficientNetLite0:
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [
-        ("efficientnet", {}, "choose efficientnet-lite0 or an ONNX file, FILE.onnx, did you mean efficientnet-lite0?"),
+        ("efficientnet", {}, "choose efficientnet-lite0 or an ONNX file, FILE.onnx; did you mean efficientnet-lite0?"),
         ("resnet50", {}, "features 'resnet50': choose efficientnet-lite0"),
         (EFFICIENTNET_LITE0, {"outputs": ["a"]}, "feature_outputs is for ONNX files; efficientnet-lite0 has its own"),
         (None, {"multiple": 8}, "feature_multiple is of no use without features"),

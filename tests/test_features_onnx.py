@@ -73,7 +73,9 @@ def test_a_size_that_the_file_fixes_is_the_size_that_it_sees(tmp_path: Path) -> 
 
 def test_without_names_the_outputs_are_listed(tmp_path: Path) -> None:
     source = saved(tmp_path / "m.onnx")
-    with pytest.raises(ValueError, match=r"m.onnx: has outputs to choose from; .*--feature-outputs .*fine \[1, 3, "):
+    with pytest.raises(
+        ValueError, match=r"m.onnx: has outputs to choose from; .*with feature_outputs, of: fine \[1, 3, "
+    ):
         ds.Segmenter(features=source)
 
 
@@ -140,7 +142,7 @@ def test_a_size_that_does_not_suit_the_network_is_said_with_the_option_for_it(tm
     )
     source = saved(tmp_path / "m.onnx", nodes=[scales, *doubled], more=[("sum", TensorProto.FLOAT, ["n", 3, "h", "w"])])
     assert feature_maps(IMAGE, options(source, outputs=["sum"], multiple=8))[0].shape == (3, 40, 64)
-    with pytest.raises(ValueError, match=r"failed on an image of 40x60 .*--feature-multiple") as error:
+    with pytest.raises(ValueError, match=r"failed on an image of 40x60 .*choose another feature_multiple") as error:
         feature_maps(IMAGE, options(source, outputs=["sum"], multiple=1))
     assert "\n" not in str(error.value)
 

@@ -152,7 +152,10 @@ def test_export_says_what_it_cannot_hold_yet(model: TrainedModel, tmp_path: Path
     [
         (["segment", "x.png", "-o", "out", "--features", "effnet"], "did you mean efficientnet-lite0?"),
         (["segment", "x.png", "-o", "out", "--features", "none.onnx"], "none.onnx: no such file"),
-        (["segment", "x.png", "-o", "out", "--feature-outputs", "a,b"], "is of no use without features"),
+        (
+            ["segment", "x.png", "-o", "out", "--feature-outputs", "a,b"],
+            "--feature-outputs is of no use without features",
+        ),
         (
             ["segment", "x.png", "-o", "out", "--features", "m.onnx", "--feature-mean", "1;2;3"],
             "--feature-mean 1;2;3: wants three numbers with commas",

@@ -172,7 +172,7 @@ class TestLabelsAskedFor:
             ({"n_labels": True}, "n_labels wants a whole number, at least 1, not True"),
             ({"min_labels": 0}, "min_labels wants at least 1, not 0"),
             ({"max_labels": -2}, "max_labels wants at least 1, not -2"),
-            ({"min_labels": 5, "max_labels": 4}, "min_labels wants at most max_labels, 4, not 5"),
+            ({"min_labels": 5, "max_labels": 4}, "min_labels wants at most max_labels (4), not 5"),
         ],
     )
     @pytest.mark.parametrize("preset", ["fast", "paper"])

@@ -189,6 +189,28 @@ def test_an_interrupt_while_processes_begin_is_as_quiet(photos: Path) -> None:
     assert "interrupted with 0 of 3 images done" in stderr
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_process_begins_waits_until_it_has_begun(number: signal.Signals) -> None:
+    # Another thread, as numerical libraries have them, takes a signal that the main thread has blocked.
+    program = f"""
+import os, signal, sys, threading, time
+from dynamicseg.workers import _interrupts_held_back
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+threading.Thread(target=time.sleep, args=(30,), daemon=True).start()
+try:
+    with _interrupts_held_back():
+        os.kill(os.getpid(), {int(number)})
+        time.sleep(0.1)
+        print("begun")
+    print("not reached")
+except (KeyboardInterrupt, SystemExit) as error:
+    print(type(error).__name__, signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+"""
+    run = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, timeout=60)
+    raised = "KeyboardInterrupt" if number == signal.SIGINT else "SystemExit"
+    assert run.stdout.split("\n") == ["begun", f"{raised} True", ""], run.stderr
+
+
 def test_each_image_has_its_progress_on_a_terminal(photos: Path) -> None:
     # Steps enough that the screen, which is drawn ten times a second, shows some of them.
     text = shown_on_terminal([*COMMAND, ".", "-o", "out", "--max-steps", "150", "--jobs", "2"], photos)

@@ -107,7 +107,7 @@ class TestImages:
 
     @pytest.mark.parametrize("image", [PHOTO[..., 0], np.zeros((5, 5, 4), np.uint8)])
     def test_other_bands_are_refused(self, image: Any, predictor: Predictor) -> None:
-        with pytest.raises(ValueError, match=r"the image has [14] bands, the model was trained on 3"):
+        with pytest.raises(ValueError, match=r"the image has (1 band|4 bands), the model was trained on 3"):
             predictor.predict(image)
 
     def test_bands_may_come_first(self, predictor: Predictor) -> None:
@@ -129,10 +129,11 @@ class TestResult:
             "p.json", "p_boundaries.png", "p_labels.npy", "p_labels.png", "p_overlay.png",
         ]  # fmt: skip
         np.testing.assert_array_equal(read_label_map(tmp_path / "a" / "p_labels.png"), prediction.labels)
-        np.testing.assert_array_equal(read_image(tmp_path / "a" / "p_overlay.png"), prediction.overlay())
+        np.testing.assert_array_equal(read_image(tmp_path / "a" / "p_overlay.png"), prediction.numbered_overlay())
         described = json.loads((tmp_path / "a" / "p.json").read_text())
         assert described == prediction.metadata()
         assert described["areas"] == prediction.areas().tolist()
+        assert described["colours"] == ["#" + bytes(colour).hex() for colour in prediction.palette]
         assert described["runtime"]["provider"] == "cpu"
         assert described["model"]["precision"] == "fp32"
         assert described["timings"]["total"] >= described["timings"]["predict"] > 0
@@ -251,7 +252,7 @@ class TestProviders:
 
     def test_a_device_that_nothing_can_use_is_an_error(self, onnx_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-        with pytest.raises(ValueError, match="provider cuda is not in this ONNX Runtime"):
+        with pytest.raises(ValueError, match=r"device cuda: this ONNX Runtime computes on cpu alone; "):
             load(onnx_file, device="cuda")
 
 

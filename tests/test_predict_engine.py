@@ -275,7 +275,9 @@ def test_options_of_the_cpu_are_refused(here: Callable[..., None], tmp_path: Pat
 
 def test_without_tensorrt_it_is_said_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(ImportError, match=r"engines of this kind need TensorRT .*: pip install tensorrt"):
+    with pytest.raises(
+        ImportError, match=r"engines of this kind need TensorRT .*: pip install 'dynamicseg\[tensorrt\]'"
+    ):
         load(save(tmp_path / "m.engine"))
 
 
@@ -355,7 +357,7 @@ def test_a_gpu_says_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda _: FakeDriver())
     gpu = cuda_driver.Gpu()
     assert (gpu.name, gpu.compute_capability) == ("NVIDIA Test", "8.9")
-    with pytest.raises(ValueError, match="device cuda:3: there are only 1 GPUs"):
+    with pytest.raises(ValueError, match="device cuda:3: this machine has 1 GPU, numbered from 0"):
         cuda_driver.Gpu(3)
     with pytest.raises(MemoryError, match=r"NVIDIA Test has no 1000 bytes left \(.* out of memory \(2\)\)"):
         gpu.allocate(1000)

@@ -117,7 +117,7 @@ def test_predictions_are_the_largest_responses_of_images_scaled_by_their_type() 
 
 def test_images_that_do_not_fit_are_refused() -> None:
     model = a_model()
-    with pytest.raises(ValueError, match="the image has 1 bands, the model was trained on 3"):
+    with pytest.raises(ValueError, match="the image has 1 band, the model was trained on 3"):
         model.predict_array(np.zeros((4, 4), np.uint8))
     with pytest.raises(ValueError, match="NaN"):
         model.predict_array(np.full((4, 4, 3), np.nan))

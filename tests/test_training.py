@@ -126,7 +126,7 @@ def test_folders_patterns_and_single_files(folder: Path) -> None:
 
 def test_images_of_another_kind_are_named(folder: Path) -> None:
     Image.fromarray(halves(1)[0][..., 0]).save(folder / "9.png")
-    with pytest.raises(ValueError, match=r"9\.png: has 1 bands, those before it 3: train on images of one kind"):
+    with pytest.raises(ValueError, match=r"9\.png: has 1 band, those before it 3: train on images of one kind"):
         ds.train(folder, **{**SMALL, "steps": 40})
     failures: list[str] = []
     paths, _ = listed(folder)

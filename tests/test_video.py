@@ -174,7 +174,7 @@ def test_without_pyav_it_is_said_how_to_get_it(
     predictor: Predictor, film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(ImportError, match=r"videos need PyAV .*: pip install av"):
+    with pytest.raises(ImportError, match=r"videos need PyAV .*: pip install 'dynamicseg\[video\]'"):
         predict_video(predictor, film, tmp_path / "out", "film")
 
 

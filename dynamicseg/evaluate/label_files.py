@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynamicseg._files import one_line
+from dynamicseg._words import counted
 
 # Formats that keep numbers; a JPEG does not.
 LABEL_SUFFIXES = frozenset([".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm", ".webp"])
@@ -93,7 +94,7 @@ def pair_by_stem(
     extra = sorted(set(found).difference(wanted))
     problems = []
     if missing:
-        problems.append(f"no label map for {len(missing)} of {len(wanted)} images: {names(missing)}")
+        problems.append(f"no label map for {len(missing)} of {counted(len(wanted), 'image')}: {names(missing)}")
     if extra:
         problems.append(f"{len(extra)} label maps of images that the truth does not have: {names(extra)}")
     if problems:

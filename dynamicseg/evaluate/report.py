@@ -22,6 +22,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from dynamicseg._files import one_line
+from dynamicseg._words import counted
 from dynamicseg.evaluate.boundaries import Boundaries
 from dynamicseg.evaluate.datasets import Dataset, DatasetName, TruthItem, open_dataset
 from dynamicseg.evaluate.label_files import names, pair_by_stem, resize_nearest
@@ -215,7 +216,7 @@ def table(report: dict[str, Any]) -> Table:
     """The scores of a report for a terminal of 100 columns."""
     of_split = f" {report['split']}" if report["split"] else ""
     skipped = f", {len(report['skipped'])} without labels left out" if report["skipped"] else ""
-    title = f"{report['dataset']}{of_split}: {report['images']} images{skipped}"
+    title = f"{report['dataset']}{of_split}: {counted(report['images'], 'image')}{skipped}"
     found = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     found.add_column("protocol", no_wrap=True)
     found.add_column("score")

@@ -73,7 +73,7 @@ class OnnxBackbone:
         except Exception as error:
             text = (
                 f"failed on an image of {shape}: {failure_of(error)}; if it wants sides that are multiples of some "
-                "other number, pass it as feature_multiple (--feature-multiple)"
+                "other number, choose another feature_multiple"
             )
             raise ValueError(one_line(self._path, text)) from None
         for name, array in zip(names, found, strict=True):
@@ -109,7 +109,7 @@ def _check_outputs(session: Any, wanted: Sequence[str]) -> None:
     if unknown or not wanted:
         listed = ", ".join(f"{name} {one.shape}" for name, one in there.items())
         what = f"has no output {unknown[0]}" if unknown else "has outputs to choose from"
-        raise Refusal(f"{what}; name its feature maps with --feature-outputs (feature_outputs), of: {listed}")
+        raise Refusal(f"{what}; name its feature maps with feature_outputs, of: {listed}")
     for name in wanted:
         one = there[name]
         if one.type not in ("tensor(float)", "tensor(float16)") or len(one.shape) not in (0, 4):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dynamicseg._words import did_you_mean
 
 EFFICIENTNET_LITE0 = "efficientnet-lite0"
 ONNX_SUFFIX = ".onnx"
@@ -72,8 +73,7 @@ def feature_options(
     source = os.fspath(source)
     if not source.lower().endswith(ONNX_SUFFIX):
         if source != EFFICIENTNET_LITE0:
-            nearest = difflib.get_close_matches(source.lower(), [EFFICIENTNET_LITE0], n=1, cutoff=0.4)
-            hint = f", did you mean {nearest[0]}?" if nearest else ""
+            hint = did_you_mean(source, [EFFICIENTNET_LITE0])
             raise ValueError(f"features {source!r}: choose {EFFICIENTNET_LITE0} or an ONNX file, FILE.onnx{hint}")
         if chosen:
             name = next(iter(chosen))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from dynamicseg._files import Refusal
+from dynamicseg._words import counted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -139,7 +140,7 @@ def _number(description: Mapping[str, Any], name: str, least: int, most: int) ->
 
 def _palette(colours: object, label_count: int) -> NDArray[np.uint8]:
     if not isinstance(colours, list) or len(colours) != label_count:
-        raise _damaged(f"palette does not hold {label_count} colours")
+        raise _damaged(f"palette does not hold {counted(label_count, 'colour')}")
     for colour in colours:
         if not isinstance(colour, list) or len(colour) != 3 or not all(_is_byte(part) for part in colour):
             raise _damaged(f"palette holds {str(colour)[:40]}, not three numbers of 0 to 255")

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dynamicseg._words import counted
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -129,7 +131,7 @@ def _device(index: int) -> tuple[Any, ctypes.c_int]:
     count, device = ctypes.c_int(), ctypes.c_int()
     _call(driver, "cuDeviceGetCount", ctypes.byref(count))
     if index >= count.value:
-        raise ValueError(f"device cuda:{index}: there are only {count.value} GPUs, numbered from 0")
+        raise ValueError(f"device cuda:{index}: this machine has {counted(count.value, 'GPU')}, numbered from 0")
     _call(driver, "cuDeviceGet", ctypes.byref(device), ctypes.c_int(index))
     return driver, device
 

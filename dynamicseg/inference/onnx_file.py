@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from dynamicseg._files import Refusal, opened
+from dynamicseg._words import counted
 from dynamicseg.inference.contract import METADATA_KEY, ModelContract, read_contract
 from dynamicseg.inference.onnx_sizes import OPERATORS, Constant, Node, check_sizes
 from dynamicseg.inference.protobuf import BYTES, fields, nested, signed, text, varints
@@ -82,11 +83,15 @@ def _look_into(content: bytes) -> OnnxFile:
     batch, height, width, bands = _shape(model.inputs, "image", _UINT8, 4)
     _shape(model.outputs, "labels", _INT32, 3)
     if bands is not None and bands != contract.bands:
-        raise Refusal(f"takes images of {bands} bands, but its description says {contract.bands}: export it again")
+        raise Refusal(
+            f"takes images of {counted(bands, 'band')}, but its description says {contract.bands}: export it again"
+        )
     if (height is None) != (width is None):
         raise Refusal("fixes only one of height and width: export it again, with --static or --dynamic")
     if (batch or 1) * (height or 1) * (width or 1) > _MAX_PIXELS:
-        raise Refusal(f"takes {batch or 1} images of {width}x{height} pixels at once: export it again for less")
+        raise Refusal(
+            f"takes {counted(batch or 1, 'image')} of {width}x{height} pixels at once: export it again for less"
+        )
     _check_graph(model, contract, (batch, height, width, contract.bands))
     return OnnxFile(content, contract, (batch, height, width, bands), model.operators)
 

@@ -32,7 +32,7 @@ _INSTALLED_BY = {
     "cuda": "pip install onnxruntime-gpu",
     "tensorrt": "pip install onnxruntime-gpu, and TensorRT",
     "openvino": "pip install onnxruntime-openvino",
-    "cpu": "pip install onnxruntime",
+    "cpu": "pip install 'dynamicseg[predict]', or where there is no PyTorch, pip install onnxruntime",
 }
 _ON_GPU = ("cuda", "tensorrt")
 FATAL_ONLY = 4  # of ONNX Runtime's log, which would end up on the user's screen beside our own error
@@ -82,7 +82,12 @@ class OnnxModel:
         index = cuda_index(device) or 0
         session, used = _started(runtime, path, file, options, wanted, index)
         if used not in wanted:
-            raise ValueError(_unusable(wanted[0], runtime.__version__))
+            if providers is not None:
+                raise ValueError(_unusable(wanted[0], runtime.__version__))
+            raise ValueError(
+                f"device {device}: ONNX Runtime {runtime.__version__} has {wanted[0]}, but that does not start here: "
+                "its libraries or its device are missing; choose device auto or cpu"
+            )
         facts = {
             "runtime": f"onnxruntime {runtime.__version__}",
             "provider": used,
@@ -113,7 +118,7 @@ def import_runtime() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise ImportError(f"ONNX files need ONNX Runtime ({error}): pip install onnxruntime") from None
+        raise ImportError(f"ONNX files need ONNX Runtime ({error}): {_INSTALLED_BY['cpu']}") from None
     onnxruntime.set_default_logger_severity(FATAL_ONLY)
     return onnxruntime
 
@@ -158,7 +163,11 @@ def _wanted(providers: Sequence[str] | None, device: str, built_in: Sequence[str
             return names
         names = [name for name in names if (name in _ON_GPU) == (index is not None)]
         if not names:
-            raise ValueError(_unusable("cuda", None))
+            there = ", ".join(name for name, known in PROVIDERS.items() if known in built_in)
+            raise ValueError(
+                f"device {device}: this ONNX Runtime computes on {there} alone; for an NVIDIA GPU "
+                f"{_INSTALLED_BY['cuda']}, else choose device auto or cpu"
+            )
         return names
     chosen = [providers] if isinstance(providers, str) else list(providers)
     for name in chosen:

@@ -12,7 +12,7 @@ KINDS = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 """Kinds of engines, and the names of what runs them."""
 
 _INSTALLED_BY = {
-    "tensorrt": "pip install tensorrt; on a Jetson it comes with JetPack",
+    "tensorrt": "pip install 'dynamicseg[tensorrt]'; on a Jetson it comes with JetPack",
     "tensorrt-rtx": "pip install 'dynamicseg[tensorrt-rtx]'",
 }
 # TensorRT-RTX has its bindings on the package index; its libraries come with ONNX Runtime's provider, to be loaded in

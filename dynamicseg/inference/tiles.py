@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dynamicseg._words import counted
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -153,7 +155,7 @@ def _check_memory(model: RunningModel, size: tuple[int, int]) -> None:
     needed, available = (model.batch or 1) * size[0] * size[1] * model.bytes_per_pixel, model.free_memory()
     if available is not None and needed > available:
         raise MemoryError(
-            f"the model takes {model.batch or 1} images of {size[1]}x{size[0]} pixels at once, about "
+            f"the model takes {counted(model.batch or 1, 'image')} of {size[1]}x{size[0]} pixels at once, about "
             f"{needed / 1e9:.1f} GB, and {available / 1e9:.1f} GB are free on {model.facts['device']}: end other "
             "programs, or export it for less"
         )

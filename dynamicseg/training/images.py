@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynamicseg._files import one_line
+from dynamicseg._words import counted
 from dynamicseg.inputs import find_images
 from dynamicseg.io import as_image
 
@@ -112,5 +113,5 @@ class ImageSet:
         elif bands != self.bands:
             name = self._sources[number]
             subject = name if isinstance(name, (str, os.PathLike)) else f"image {number}"
-            text = f"has {bands} bands, those before it {self.bands}: train on images of one kind"
+            text = f"has {counted(bands, 'band')}, those before it {self.bands}: train on images of one kind"
             raise ValueError(one_line(subject, text))

@@ -10,7 +10,7 @@ from dynamicseg._files import whole_file
 from dynamicseg.io import write_json
 from dynamicseg.training.train import Training
 
-NO_PLOT = "no curve was drawn: that needs matplotlib (pip install matplotlib)"
+NO_PLOT = "no curve was drawn: that needs matplotlib (pip install 'dynamicseg[plot]')"
 
 
 def log_path(model: Path) -> Path:

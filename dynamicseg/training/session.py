@@ -9,6 +9,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from dynamicseg._words import counted
+from dynamicseg.cli_common import in_options
 from dynamicseg.exit_status import DONE, INTERRUPTED, SOME_FAILED
 from dynamicseg.inputs import find_images
 from dynamicseg.training.config import TrainingConfig
@@ -56,7 +58,7 @@ class TrainingSession:
             console=self.console,
             transient=True,
         )
-        self.bar: TaskID = self.progress.add_task("steps", total=config.steps, state="")
+        self.bar: TaskID = self.progress.add_task("steps", total=config.steps, state="reading images")
 
     def run(self, inputs: Sequence[str]) -> int:
         """Trains on the images that the arguments name; returns the exit status, after naming each that failed."""
@@ -76,7 +78,7 @@ class TrainingSession:
                     resume=self.resume,
                     on_step=self._show,
                     on_failure=failures.append,
-                    on_phase=self._tell,
+                    on_phase=self._show_phase,
                 )
             training.model.save(self.output)
             checkpoint.unlink(missing_ok=True)
@@ -89,29 +91,37 @@ class TrainingSession:
         except (ValueError, OSError, MemoryError) as error:
             self._say_failures([*failures, str(error)])
             return SOME_FAILED
-        self._draw(training)
+        written = [self.output, log_path(self.output), *self._draw(training)]
         self._say_failures(failures)
+        labels, steps = training.model.description.label_count, len(training.history)
         self._tell(
-            f"{training.model.description.label_count} labels after {len(training.history)} steps and "
-            f"{training.seconds:.0f} s in {self.output}"
+            f"{counted(labels, 'label')} after {counted(steps, 'step')} and {training.seconds:.0f} s in "
+            f"{', '.join(map(str, written))}"
         )
         return SOME_FAILED if failures else DONE
 
-    def _draw(self, training: Training) -> None:
+    def _draw(self, training: Training) -> list[Path]:
+        """Draws the curve; the files that have come of it."""
         try:
             write_curve(curve_path(self.output), training)
         except ImportError:
             self._tell(NO_PLOT)
+            return []
+        return [curve_path(self.output)]
+
+    def _show_phase(self, text: str) -> None:
+        self.progress.update(self.bar, state=text)
+        self._tell(text)
 
     def _show(self, record: TrainingRecord) -> None:
-        state = f"loss {record['loss']:.3f}, {record['n_labels']:.0f} labels"
+        state = f"loss {record['loss']:.3f}, {counted(round(record['n_labels']), 'label')}"
         self.progress.update(self.bar, completed=record["step"], state=state)
         if self.tells_steps and record["step"] % LOOK_EVERY == 0:
             self.console.print(f"step {record['step']}: {state}")
 
     def _say_failures(self, failures: Sequence[str]) -> None:
         for failure in failures:
-            self.console.print(f"dynamicseg: {failure}")
+            self.console.print(f"dynamicseg: {in_options(failure)}")
 
     def _tell(self, text: str) -> None:
         if self.tells:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from dynamicseg._words import counted
 from dynamicseg.devices import present_device, present_precision, repeatable_convolutions
 from dynamicseg.features.efficientnet import EfficientNetLite0
 from dynamicseg.features.planes import FeaturePlanes
@@ -181,7 +182,8 @@ def train_on(
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
             raise MemoryError(
-                f"a step on {config.batch_size} crops of {config.crop_size}x{config.crop_size} pixels does not fit "
+                f"a step on {counted(config.batch_size, 'crop')} of {config.crop_size}x{config.crop_size} pixels "
+                "does not fit "
                 "into memory: choose a smaller batch_size, crop_size or width"
             ) from None
         raise
