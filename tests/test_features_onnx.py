@@ -74,7 +74,7 @@ def test_a_size_that_the_file_fixes_is_the_size_that_it_sees(tmp_path: Path) -> 
 def test_without_names_the_outputs_are_listed(tmp_path: Path) -> None:
     source = saved(tmp_path / "m.onnx")
     with pytest.raises(
-        ValueError, match=r"m.onnx: has outputs to choose from; .*with feature_outputs, of: fine \[1, 3, "
+        ValueError, match=r"has outputs to choose from; .*with feature_outputs, of: fine \[1, 3, "
     ):
         ds.Segmenter(features=source)
 
