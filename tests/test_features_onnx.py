@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import dynamicseg as ds
-from dynamicseg.features.backbone import feature_maps
+from dynamicseg.features.backbone import feature_maps, opened_backbone
 from dynamicseg.features.options import FeatureOptions, feature_options
 
 IMAGE = np.random.default_rng(0).random((20, 30, 3), np.float32)
@@ -73,9 +73,7 @@ def test_a_size_that_the_file_fixes_is_the_size_that_it_sees(tmp_path: Path) -> 
 
 def test_without_names_the_outputs_are_listed(tmp_path: Path) -> None:
     source = saved(tmp_path / "m.onnx")
-    with pytest.raises(
-        ValueError, match=r"has outputs to choose from; .*with feature_outputs, of: fine \[1, 3, "
-    ):
+    with pytest.raises(ValueError, match=r"has outputs to choose from; .*with feature_outputs, of: fine \[1, 3, "):
         ds.Segmenter(features=source)
 
 
@@ -166,3 +164,12 @@ def test_what_is_no_onnx_file_is_refused_in_one_line(tmp_path: Path, content: by
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"m\.onnx: no such file"):
         ds.Segmenter(features=tmp_path / "m.onnx", feature_outputs=["fine"])
+
+
+def test_a_file_that_changes_meanwhile_is_not_mixed_with_what_it_was(tmp_path: Path) -> None:
+    source = saved(tmp_path / "m.onnx")
+    segmenter = ds.Segmenter(features=source, feature_outputs=["fine"], max_steps=1)
+    opened_backbone.cache_clear()
+    saved(tmp_path / "m.onnx", more=[("x", TensorProto.FLOAT, ANY)])
+    with pytest.raises(ValueError, match="has changed since features were first taken from it"):
+        segmenter.segment((IMAGE * 255).astype(np.uint8))

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from dynamicseg._files import one_line
 from dynamicseg.colours import within_0_and_1
 from dynamicseg.features.cache import MapCache
 from dynamicseg.features.options import FeatureOptions
@@ -77,14 +78,23 @@ def feature_maps(values: NDArray[np.float32], options: FeatureOptions) -> list[N
     )
 
 
-@lru_cache(maxsize=2)
 def open_backbone(options: FeatureOptions) -> Backbone:
     """The network, opened when it is first asked for.
 
     Raises:
-        ValueError: what carries it is not installed, or the file is none that features can come from.
+        ValueError: what carries it is not installed, the file is none that features can come from, or it has other
+            weights than ``options`` say.
         OSError: the file cannot be read.
     """
+    backbone = opened_backbone(options.model_copy(update={"sha256": None, "cache": None}))
+    if options.sha256 not in (None, backbone.facts["sha256"]):
+        raise ValueError(one_line(options.source, "has changed since features were first taken from it: start again"))
+    return backbone
+
+
+@lru_cache(maxsize=2)
+def opened_backbone(options: FeatureOptions) -> Backbone:
+    """The same for options without a hash and a cache, which make no other network."""
     if options.is_onnx:
         from dynamicseg.features.onnx_backbone import OnnxBackbone
 

@@ -38,6 +38,8 @@ class FeatureOptions(BaseModel):
     std: tuple[_Positive, _Positive, _Positive] = _IMAGENET_STD
     multiple: Annotated[int, Field(ge=1, le=1024)] = _DEFAULT_MULTIPLE
     """Height and width that the network sees are multiples of this, unless its file fixes them."""
+    sha256: str | None = None
+    """Of the file with the weights, once it has been opened: other weights are other features."""
     cache: Annotated[str | None, Field(exclude=True)] = None
     """Folder that keeps feature maps of images; it changes no result, and is no part of what is written down."""
 
