@@ -162,12 +162,14 @@ void felzenszwalb(std::uintptr_t image, const std::array<std::int64_t, 3>& shape
   felzenszwalb_cpu(params);
 }
 
-void merge_neighbours(std::int64_t leaves, std::int64_t components, std::uintptr_t areas, std::uintptr_t means,
-                      std::int64_t pairs, std::uintptr_t first, std::uintptr_t second, std::uintptr_t lengths,
-                      std::uintptr_t gradients, double gradient_weight, std::uintptr_t children) {
+void merge_neighbours(std::int64_t leaves, std::int64_t colours, std::int64_t features, std::uintptr_t areas,
+                      std::uintptr_t means, std::int64_t pairs, std::uintptr_t first, std::uintptr_t second,
+                      std::uintptr_t lengths, std::uintptr_t gradients, double gradient_weight, double half_area,
+                      std::uintptr_t children) {
   MergeNeighboursParams params{};
   params.leaves = leaves;
-  params.components = components;
+  params.colours = colours;
+  params.features = features;
   params.areas = pointer<const double>(areas);
   params.means = pointer<const double>(means);
   params.pairs = pairs;
@@ -176,6 +178,7 @@ void merge_neighbours(std::int64_t leaves, std::int64_t components, std::uintptr
   params.lengths = pointer<const double>(lengths);
   params.gradients = pointer<const double>(gradients);
   params.gradient_weight = gradient_weight;
+  params.half_area = half_area;
   params.children = pointer<std::int64_t>(children);
   merge_neighbours_cpu(params);
 }
@@ -260,9 +263,9 @@ PYBIND11_MODULE(_native, m) {
   m.def("felzenszwalb", &felzenszwalb, py::kw_only(), py::arg("image"), py::arg("shape"), py::arg("scales"),
         py::arg("min_sizes"), py::arg("wide_edges"), py::arg("segments"), py::call_guard<py::gil_scoped_release>());
 
-  m.def("merge_neighbours", &merge_neighbours, py::kw_only(), py::arg("leaves"), py::arg("components"),
-        py::arg("areas"), py::arg("means"), py::arg("pairs"), py::arg("first"), py::arg("second"), py::arg("lengths"),
-        py::arg("gradients"), py::arg("gradient_weight"), py::arg("children"),
+  m.def("merge_neighbours", &merge_neighbours, py::kw_only(), py::arg("leaves"), py::arg("colours"),
+        py::arg("features"), py::arg("areas"), py::arg("means"), py::arg("pairs"), py::arg("first"), py::arg("second"),
+        py::arg("lengths"), py::arg("gradients"), py::arg("gradient_weight"), py::arg("half_area"), py::arg("children"),
         py::call_guard<py::gil_scoped_release>());
   m.def("stability", &stability, py::kw_only(), py::arg("leaves"), py::arg("children"), py::arg("areas"),
         py::arg("segmentations"), py::arg("first_region"), py::arg("region_areas"), py::arg("row_begin"),

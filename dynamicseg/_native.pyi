@@ -111,7 +111,8 @@ def felzenszwalb(
 def merge_neighbours(
     *,
     leaves: int,
-    components: int,
+    colours: int,
+    features: int,
     areas: int,
     means: int,
     pairs: int,
@@ -120,6 +121,7 @@ def merge_neighbours(
     lengths: int,
     gradients: int,
     gradient_weight: float,
+    half_area: float,
     children: int,
 ) -> None:
     """Sizes, and addresses of arrays, see dynamicseg/region_tree.h."""

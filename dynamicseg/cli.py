@@ -14,6 +14,15 @@ import typer
 from dynamicseg.cli_bench import bench_app
 from dynamicseg.cli_common import DATASETS, Unusable, label_floor_named, loading, names, usage_in_words, wrong_call
 from dynamicseg.cli_export import export_command
+from dynamicseg.cli_features import (
+    FeatureCache,
+    FeatureMean,
+    FeatureMultiple,
+    FeatureOutputs,
+    FeatureSource,
+    FeatureStd,
+    three_numbers,
+)
 from dynamicseg.cli_predict import predict_command
 from dynamicseg.cli_report import Verbose, report
 from dynamicseg.cli_train import train_command
@@ -85,9 +94,9 @@ def segment_command(
     preset: Annotated[
         str,
         typer.Option(
-            metavar="fast|quality|paper",
-            help="fast: regions, after a few steps; quality: from finer superpixels; paper: the published network and "
-            "schedule.",
+            metavar="fast|quality|pretrained|paper",
+            help="fast: regions, after a few steps; quality: from finer superpixels; pretrained: the same with "
+            "features of a pretrained network; paper: the published network and schedule.",
         ),
     ] = "fast",
     weighting: Annotated[
@@ -189,6 +198,12 @@ def segment_command(
         typer.Option(metavar="l1|huber", help="How differences of neighbours count: huber is smooth. (default: l1)"),
     ] = None,
     diagonals: Annotated[bool, typer.Option("--diagonals", help="Diagonal neighbours count as well.")] = False,
+    features: FeatureSource = None,
+    feature_outputs: FeatureOutputs = None,
+    feature_mean: FeatureMean = None,
+    feature_std: FeatureStd = None,
+    feature_multiple: FeatureMultiple = None,
+    feature_cache: FeatureCache = None,
     seed: Annotated[int, typer.Option(help="Same seed and --jobs, same labels on the same machine.")] = 0,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="Where to compute.")] = "auto",
     precision: Annotated[
@@ -264,6 +279,12 @@ def segment_command(
             label_floor=label_floor_named(label_floor),
             guide_weight=guide_weight,
             guide_fades=guide_fades,
+            features=features,
+            feature_outputs=None if feature_outputs is None else names(feature_outputs),
+            feature_mean=three_numbers("feature-mean", feature_mean),
+            feature_std=three_numbers("feature-std", feature_std),
+            feature_multiple=feature_multiple,
+            feature_cache=feature_cache,
             seed=seed,
             device=device,
             precision=precision,  # type: ignore[arg-type]

@@ -37,6 +37,7 @@ def names(text: str) -> list[str]:
 OPTIONS_IN_PYTHON = frozenset(
     (
         *("area_exponent", "batch_size", "channel_axis", "compute_capability", "crop_size", "dilation_growth"),
+        *("feature_cache", "feature_mean", "feature_multiple", "feature_outputs", "feature_std", "features"),
         *("hardware_compatibility", "held_out", "ignore_label", "learning_rate", "max_labels", "max_side", "max_size"),
         *("max_steps", "min_agreement", "min_labels", "min_size", "n_labels", "optimization_level", "refit_from"),
         *("superpixel_scale", "time_budget", "timing_cache", "version_compatible"),

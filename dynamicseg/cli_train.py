@@ -34,6 +34,14 @@ def train_command(
             "vehicle. Large images are then predicted whole, not in tiles.",
         ),
     ] = False,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            metavar="efficientnet-lite0",
+            help="The network sees features of a pretrained one, too (pip install 'dynamicseg[pretrained]'), which "
+            "exported graphs cannot hold yet. Large images are then predicted whole, not in tiles. (default: none)",
+        ),
+    ] = None,
     width: Annotated[int | None, typer.Option(help="Channels of each layer of the network. (default: 32)")] = None,
     depth: Annotated[int | None, typer.Option(help="Layers before the last one. (default: 3)")] = None,
     stride: Annotated[
@@ -133,6 +141,7 @@ def train_command(
                 steps=steps,
                 time_budget=time_budget,
                 coordinates=coordinates,
+                features=features,
                 width=width,
                 depth=depth,
                 stride=stride,

@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dynamicseg._words import did_you_mean
+from dynamicseg.features.options import EFFICIENTNET_LITE0, FeatureOptions
 from dynamicseg.terms import Continuity
 from dynamicseg.weighting import DEFAULT_MU, Weighting
 
-Preset = Literal["fast", "quality", "paper"]
+Preset = Literal["fast", "quality", "pretrained", "paper"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 PRESETS: tuple[Preset, ...] = get_args(Preset)
@@ -65,6 +66,9 @@ class SegmenterConfig(BaseModel):
     """Of what the result is made: the network's labels, or regions on which they and other segmentations agree."""
     area_exponent: Annotated[float, Field(ge=0, le=2)]
     """Of ``"consensus"``: below 1 small regions count for more, see ``consensus.consensus_regions``."""
+    features: FeatureOptions | None
+    """Of a pretrained network: with regions by consensus they decide with the colours what belongs together; where the
+    result consists of the network's labels, the network sees them beside the image. None: there are none."""
     loss: Literal["fused", "published"]
     """``"published"``: in plain PyTorch, in the operations of the published scripts, for their very numbers."""
     seed: Annotated[int, Field(ge=0, lt=2**63)]
@@ -90,6 +94,7 @@ _PAPER: dict[str, Any] = {
     "superpixel_min_size": 20,
     "regions": "labels",
     "area_exponent": 0.8,
+    "features": None,
     "loss": "published",
 }
 # Scores on BSDS500 train peak between 8 and 16 steps when labels are kept consistent within superpixels, and fall
@@ -105,7 +110,13 @@ _FAST: dict[str, Any] = {
 }
 # Small regions are better outlined above finer superpixels; more networks or more steps have not helped.
 _QUALITY: dict[str, Any] = {**_FAST, "superpixel_scale": 10.0, "superpixel_min_size": 10}
-_PRESETS: dict[str, dict[str, Any]] = {"fast": _FAST, "quality": _QUALITY, "paper": _PAPER}
+_PRETRAINED: dict[str, Any] = {**_QUALITY, "features": FeatureOptions(source=EFFICIENTNET_LITE0)}
+_PRESETS: dict[str, dict[str, Any]] = {
+    "fast": _FAST,
+    "quality": _QUALITY,
+    "pretrained": _PRETRAINED,
+    "paper": _PAPER,
+}
 _OF_NO_PRESET: dict[str, Any] = {
     "seed": 0,
     "device": "auto",

@@ -9,15 +9,18 @@ import numpy as np
 
 from dynamicseg.colours import colours, within_0_and_1
 from dynamicseg.consensus import consensus_regions
+from dynamicseg.features.pooling import pooled
 from dynamicseg.guidance import NO_GUIDANCE, Guidance
 from dynamicseg.label_count import PixelFeatures, counted_labels
 from dynamicseg.partition import connected_components, partition
-from dynamicseg.region_tree import merge_neighbours
+from dynamicseg.region_tree import divided_by_features, merge_neighbours
 from dynamicseg.scribble_regions import grown_labels, split_by_scribbles
 from dynamicseg.superpixels import coarser_segmentations, felzenszwalb_superpixels
 from dynamicseg.terms import NO_LABEL
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from dynamicseg.config import SegmenterConfig
@@ -30,13 +33,20 @@ class Grouping:
         values: ``[H, W, C]``, any C; where they go beyond 0..1, scaled to it.
         config: says what is wanted of it.
         guidance: what else is told of the image, at the size of ``values``.
+        maps: feature maps of the image, see ``features.backbone.feature_maps``; none: colours decide alone.
 
     Attributes:
         superpixels: ``[H, W]`` int64, -1 where there is no data; None where the configuration has none.
         guidance: as given.
     """
 
-    def __init__(self, values: NDArray[np.float32], config: SegmenterConfig, guidance: Guidance = NO_GUIDANCE) -> None:
+    def __init__(
+        self,
+        values: NDArray[np.float32],
+        config: SegmenterConfig,
+        guidance: Guidance = NO_GUIDANCE,
+        maps: Sequence[NDArray[np.float32]] = (),
+    ) -> None:
         self._config = config
         self.guidance = guidance
         self._values = values = within_0_and_1(values)
@@ -54,9 +64,13 @@ class Grouping:
                 superpixels = split_by_scribbles(superpixels, guidance.scribbles)
             self.superpixels = superpixels
         if config.regions == "consensus" and self.superpixels is not None:
-            self._tree = merge_neighbours(self.superpixels, self.colours)
+            features = pooled(maps, self.superpixels) if maps else None
+            self._tree = merge_neighbours(self.superpixels, self.colours, features)
+            others = coarser_segmentations(values, self.colours)
+            if features is not None:
+                others += divided_by_features(self.superpixels, features)
             # In few bytes, for beside a GPU they go from process to process and back.
-            self._others = [_narrow(numbers) for numbers in coarser_segmentations(values, self.colours)]
+            self._others = [_narrow(numbers) for numbers in others]
 
     @cached_property
     def colours(self) -> NDArray[np.float32]:

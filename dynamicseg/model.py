@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,9 @@ from torch.nn import functional
 from dynamicseg import ops
 from dynamicseg.config import SegmenterConfig
 from dynamicseg.model_description import NetworkOptions
+
+if TYPE_CHECKING:
+    from dynamicseg.features.planes import FeaturePlanes
 
 
 class SegmentationNetwork(nn.Module):
@@ -24,17 +28,20 @@ class SegmentationNetwork(nn.Module):
         bands: of the image.
         labels: number of candidate labels.
         options: width, depth, and how far it is from the published one.
+        features: what gives the planes of features that ``options`` has; they are no part of what is trained or saved
+            with the network. None where there are none, or where ``input_planes`` is not asked for.
 
     Attributes:
         bands: as given.
         options: as given.
     """
 
-    def __init__(self, bands: int, labels: int, options: NetworkOptions) -> None:
+    def __init__(self, bands: int, labels: int, options: NetworkOptions, features: FeaturePlanes | None = None) -> None:
         super().__init__()
         self.bands = bands
         self.options = options
-        in_channels = bands + (2 if options.coordinates else 0)
+        self._features = (features,)  # in a tuple, where ``state_dict`` does not see it
+        in_channels = bands + options.feature_planes + (2 if options.coordinates else 0)
         layers: list[nn.Module] = []
         for dilation in options.dilations:
             if options.stride > 1 and not layers:
@@ -51,20 +58,35 @@ class SegmentationNetwork(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """``[B, bands, H, W]`` image to ``[B, labels, H, W]`` response map."""
-        return self.responses(self.with_coordinates(image))
+        return self.responses(self.input_planes(image))
 
     def responses(self, planes: Tensor) -> Tensor:
-        """The same for what ``with_coordinates`` made of the image, the whole of it or a part."""
+        """The same for what ``input_planes`` made of the image, the whole of it or a part."""
         return self.enlarged(self.layers(self.padded(planes)), planes)
 
-    def with_coordinates(self, image: Tensor) -> Tensor:
-        """``[B, bands, H, W]`` and, where the network wants them, row and column of each pixel as two more planes."""
-        if not self.options.coordinates:
-            return image
-        batch, _, height, width = image.shape
-        rows, columns = (torch.arange(size, device=image.device) for size in (height, width))
-        planes = coordinates(rows, columns, height, width).to(image.dtype)
-        return torch.cat([image, planes.expand(batch, 2, height, width)], dim=1)
+    @property
+    def features(self) -> FeaturePlanes | None:
+        """As given."""
+        return self._features[0]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *arguments: Any, **options: Any) -> SegmentationNetwork:
+        """Features go where the network goes."""
+        if self.features is not None:
+            self.features._apply(fn)
+        return super()._apply(fn, *arguments, **options)
+
+    def input_planes(self, image: Tensor) -> Tensor:
+        """``[B, bands, H, W]`` and what else the network wants: features, then row and column of each pixel."""
+        planes = [image]
+        if self.options.feature_planes:
+            assert self.features is not None
+            planes.append(self.features(image))
+        if self.options.coordinates:
+            batch, _, height, width = image.shape
+            rows, columns = (torch.arange(size, device=image.device) for size in (height, width))
+            place = coordinates(rows, columns, height, width).to(image.dtype)
+            planes.append(place.expand(batch, 2, height, width))
+        return torch.cat(planes, dim=1) if len(planes) > 1 else image
 
     def padded(self, planes: Tensor) -> Tensor:
         """With zeros around it, so that a first convolution with a stride gives H / stride rows, rounded up."""
@@ -89,7 +111,7 @@ class SegmentationNetwork(nn.Module):
         left as they are.
 
         Args:
-            planes: ``[B, bands, H, W]``, or what ``with_coordinates`` made of it: the whole of it or a part.
+            planes: ``[B, bands, H, W]``, or what ``input_planes`` made of it: the whole of it or a part.
 
         Returns:
             ``[B, labels, H, W]``, with H and W divided by the stride and rounded up.
@@ -113,14 +135,18 @@ class SegmentationNetwork(nn.Module):
 
 
 def network_with(
-    bands: int, labels: int, options: NetworkOptions, numbers: Mapping[str, Tensor]
+    bands: int,
+    labels: int,
+    options: NetworkOptions,
+    numbers: Mapping[str, Tensor],
+    features: FeaturePlanes | None = None,
 ) -> SegmentationNetwork:
     """The network that has these parameters and running statistics, in evaluation mode, not to be trained.
 
     It takes the tensors themselves where they are contiguous, and no random numbers.
     """
     with torch.device("meta"):
-        network = SegmentationNetwork(bands, labels, options)
+        network = SegmentationNetwork(bands, labels, options, features)
     counters = {name: torch.tensor(0) for name in network.state_dict() if name not in numbers}
     dense = {name: tensor.contiguous() for name, tensor in numbers.items()}
     network.load_state_dict({**dense, **counters}, assign=True)

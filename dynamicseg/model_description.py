@@ -16,6 +16,7 @@ from dynamicseg.inference.contract import (
     MAX_DEPTH,
     MAX_DILATION,
     MAX_DILATION_GROWTH,
+    MAX_FEATURE_PLANES,
     MAX_LABELS,
     MAX_WIDTH,
     Stride,
@@ -48,6 +49,9 @@ class NetworkOptions(BaseModel):
     """Two more planes go in beside the bands: row and column of each pixel, from -1 to 1 across the image. For cameras
     that keep their view, as on a vehicle: labels then depend on where in the image something is."""
 
+    feature_planes: Annotated[int, Field(ge=0, le=MAX_FEATURE_PLANES)] = 0
+    """Planes that go in between the bands and the coordinates: features of a pretrained network."""
+
     @model_validator(mode="after")
     def _bounded(self) -> NetworkOptions:
         if self.dilation_growth ** (self.depth - 1) > MAX_DILATION:
@@ -68,12 +72,22 @@ class NetworkOptions(BaseModel):
 
         Tiles of an image give the labels of the whole only where they also begin at multiples of ``stride``.
         """
-        return None if self.coordinates else self.reach
+        return None if self.coordinates or self.feature_planes else self.reach
 
     @property
     def reach(self) -> int:
-        """The same for what goes into the first layer, coordinates included."""
+        """The same for what goes into the first layer, features and coordinates included."""
         return reach(self.depth, self.stride, self.dilation_growth)
+
+
+class BackboneDescription(BaseModel):
+    """The pretrained network whose features go in; its weights are not in the file of the model."""
+
+    model_config = _Frozen
+
+    source: Literal["efficientnet-lite0"]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    """Of the file with its weights: with others, labels would be others."""
 
 
 class ModelDescription(BaseModel):
@@ -96,6 +110,8 @@ class ModelDescription(BaseModel):
     network: NetworkOptions
     receptive_field: int | None
     """See ``NetworkOptions.receptive_field``."""
+    backbone: BackboneDescription | None = None
+    """Where ``network`` has planes of features."""
     input: Literal["uint8 / 255"] = "uint8 / 255"
     """What the network takes: bytes divided by 255; so 16-bit values by 65535, and floats as they are."""
     training: dict[str, JsonValue]
@@ -112,6 +128,8 @@ class ModelDescription(BaseModel):
             raise ValueError(
                 f"receptive_field is {self.receptive_field}, that of the network {self.network.receptive_field}"
             )
+        if (self.backbone is None) != (self.network.feature_planes == 0):
+            raise ValueError("a backbone belongs to planes of features, and planes of features to a backbone")
         return self
 
 

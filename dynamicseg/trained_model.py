@@ -14,16 +14,19 @@ from torch import Tensor
 from dynamicseg._files import Refusal, one_line
 from dynamicseg._safetensors import fitting_tensors, opened_tensors, write_tensors
 from dynamicseg._words import counted
+from dynamicseg.features.efficientnet import CHANNELS, EfficientNetLite0
+from dynamicseg.features.planes import FeaturePlanes, Projection
 from dynamicseg.inference.contract import METADATA_KEY
 from dynamicseg.io import as_image, unit_values
 from dynamicseg.model import SegmentationNetwork, network_with
-from dynamicseg.model_description import ModelDescription, parse_description
+from dynamicseg.model_description import BackboneDescription, ModelDescription, parse_description
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SUFFIX = ".safetensors"
 
+_PROJECTION = "projection."
 _COUNTERS = "num_batches_tracked"  # of PyTorch's batch norm; nothing here counts batches
 
 
@@ -49,7 +52,9 @@ class TrainedModel:
         """
         path = Path(path)
         check_suffix(path)
-        write_tensors(path, _numbers(self.network), {METADATA_KEY: self.description.model_dump_json()})
+        write_tensors(
+            path, _numbers(self.network) | _projection(self.network), {METADATA_KEY: self.description.model_dump_json()}
+        )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> TrainedModel:
@@ -62,7 +67,11 @@ class TrainedModel:
         with opened_tensors(Path(path), "pass a model that dynamicseg train has written") as content:
             description = _description(content.metadata())
             tensors = _tensors(content, description)
-        network = network_with(description.bands, description.label_count, description.network, tensors)
+        features = None
+        if description.backbone is not None:
+            projection = {name: tensors.pop(name) for name in list(tensors) if name.startswith(_PROJECTION)}
+            features = _features(path, description.backbone, projection)
+        network = network_with(description.bands, description.label_count, description.network, tensors, features)
         return cls(network, description)
 
     def predict_array(self, image: NDArray[Any]) -> NDArray[np.int32]:
@@ -105,6 +114,27 @@ def _numbers(network: SegmentationNetwork) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in network.state_dict().items() if not name.endswith(_COUNTERS)}
 
 
+def _projection(network: SegmentationNetwork) -> dict[str, Tensor]:
+    """Of the features, by name; none where there are none."""
+    if network.features is None:
+        return {}
+    return {_PROJECTION + name: tensor for name, tensor in network.features.projection.state_dict().items()}
+
+
+def _features(path: str | os.PathLike[str], backbone: BackboneDescription, numbers: dict[str, Tensor]) -> FeaturePlanes:
+    """The backbone that is installed here, if it is the one that the model was trained with."""
+    found = EfficientNetLite0.load()
+    if found.facts["sha256"] != backbone.sha256:
+        text = (
+            f"was trained with features of {backbone.source} with other weights (sha256 {backbone.sha256[:12]}, here "
+            f"{str(found.facts['sha256'])[:12]}): install those, or train it again"
+        )
+        raise ValueError(one_line(path, text))
+    projection = Projection(CHANNELS)
+    projection.load_state_dict({name.removeprefix(_PROJECTION): tensor for name, tensor in numbers.items()})
+    return FeaturePlanes(found, projection)
+
+
 def _description(metadata: dict[str, str] | None) -> ModelDescription:
     if not metadata or METADATA_KEY not in metadata:
         raise Refusal("is no model that dynamicseg train has written: its header lacks a description")
@@ -119,6 +149,14 @@ def _tensors(content: Any, description: ModelDescription) -> dict[str, Tensor]:
     with torch.device("meta"):  # shapes without memory: the description may still lie
         network = SegmentationNetwork(description.bands, description.label_count, description.network)
         wanted = _numbers(network)
+        if description.backbone is not None:
+            projection = Projection(CHANNELS)
+            if projection.planes != description.network.feature_planes:
+                raise Refusal(
+                    f"does not fit its own description: {description.network.feature_planes} planes of features, where "
+                    f"its backbone gives {projection.planes}"
+                )
+            wanted |= {_PROJECTION + name: tensor for name, tensor in projection.state_dict().items()}
     tensors = fitting_tensors(content, wanted, "does not fit its own description")
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()) or (name.endswith("running_var") and bool((tensor < 0).any())):

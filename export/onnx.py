@@ -40,7 +40,7 @@ class Deployed(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """``[B, H, W, bands]`` uint8 to ``[B, H, W]`` int32."""
         network = self.network
-        planes = network.with_coordinates((image.float() / 255).permute(0, 3, 1, 2)).to(self.dtype)
+        planes = network.input_planes((image.float() / 255).permute(0, 3, 1, 2)).to(self.dtype)
         response = network.enlarged(network.layers(network.padded(planes)), planes)
         return response.argmax(dim=1).to(torch.int32)
 

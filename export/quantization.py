@@ -101,7 +101,7 @@ def _largest_values(network: SegmentationNetwork, images: Sequence[NDArray[np.ui
     largest: list[torch.Tensor] = []
     for image in images:
         x = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
-        x = network.padded(network.with_coordinates(x))
+        x = network.padded(network.input_planes(x))
         layer = 0
         for module in network.layers:
             x = module(x)

@@ -69,7 +69,7 @@ def test_all_wrong_values_are_named_at_once() -> None:
 
 
 def test_an_unknown_preset_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="preset 'papre': choose fast, quality or paper; did you mean paper"):
+    with pytest.raises(ValueError, match="choose fast, quality, pretrained or paper; did you mean paper"):
         configure("papre")
 
 

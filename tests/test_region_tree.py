@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from dynamicseg.region_tree import RegionTree, merge_neighbours
+from dynamicseg.region_tree import RegionTree, divided_by_features, merge_neighbours
 
 GRADIENT_WEIGHT = 15.0
+FEATURE_WEIGHT, HALF_AREA = 1000.0, 500.0
 
 
 def random_case(seed: int, height: int, width: int, bands: int = 3) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -35,9 +36,13 @@ def naive_gradient(colours: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def naive_dissimilarity(
-    first: NDArray[np.bool_], second: NDArray[np.bool_], colours: NDArray[np.float32], gradient: NDArray[np.float64]
+    first: NDArray[np.bool_],
+    second: NDArray[np.bool_],
+    colours: NDArray[np.float32],
+    gradient: NDArray[np.float64],
+    features: NDArray[np.float64],
 ) -> float | None:
-    """Of two regions given as masks; None where they do not touch."""
+    """Of two regions given as masks, by the features ``[H, W, F]`` of pixels; None where they do not touch."""
     along_border: list[float] = []
     for axis in (0, 1):
 
@@ -51,11 +56,17 @@ def naive_dissimilarity(
     if not along_border:
         return None
     means = [colours[mask].astype(np.float64).mean(axis=0) for mask in (first, second)]
-    return float(np.square(means[0] - means[1]).sum() + GRADIENT_WEIGHT * np.mean(along_border) ** 2)
+    by_colours = float(np.square(means[0] - means[1]).sum() + GRADIENT_WEIGHT * np.mean(along_border) ** 2)
+    area = min(first.sum(), second.sum())
+    difference = features[first].mean(axis=0) - features[second].mean(axis=0)
+    return by_colours + FEATURE_WEIGHT * area / (area + HALF_AREA) * float(np.square(difference).sum())
 
 
-def naive_children(superpixels: NDArray[np.int64], colours: NDArray[np.float32]) -> list[tuple[int, int]]:
+def naive_children(
+    superpixels: NDArray[np.int64], colours: NDArray[np.float32], features: NDArray[np.float64] | None = None
+) -> list[tuple[int, int]]:
     gradient = naive_gradient(colours)
+    of_pixels = np.zeros((*superpixels.shape, 1)) if features is None else features[superpixels]
     regions = {number: superpixels == number for number in range(superpixels.max() + 1)}
     known: dict[tuple[int, int], float | None] = {}
     children: list[tuple[int, int]] = []
@@ -63,7 +74,9 @@ def naive_children(superpixels: NDArray[np.int64], colours: NDArray[np.float32])
         pairs = [(first, second) for first in regions for second in regions if first < second]
         for first, second in pairs:
             if (first, second) not in known:
-                known[first, second] = naive_dissimilarity(regions[first], regions[second], colours, gradient)
+                known[first, second] = naive_dissimilarity(
+                    regions[first], regions[second], colours, gradient, of_pixels
+                )
         _, first, second = min((value, *pair) for pair in pairs if (value := known[pair]) is not None)
         union = superpixels.max() + 1 + len(children)
         children.append((first, second))
@@ -77,6 +90,38 @@ def test_neighbours_are_merged_in_the_naive_order(seed: int, height: int, width:
     superpixels, colours = random_case(seed, height, width, bands)
     tree = merge_neighbours(superpixels, colours)
     assert [tuple(pair) for pair in tree.children.tolist()] == naive_children(superpixels, colours)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), height=st.integers(1, 8), width=st.integers(1, 8), count=st.integers(1, 4))
+def test_with_features_neighbours_are_merged_in_the_naive_order(seed: int, height: int, width: int, count: int) -> None:
+    superpixels, colours = random_case(seed, height, width)
+    features = np.random.default_rng(seed).standard_normal((superpixels.max() + 1, count))
+    tree = merge_neighbours(superpixels, colours, features)
+    assert [tuple(pair) for pair in tree.children.tolist()] == naive_children(superpixels, colours, features)
+
+
+def test_what_has_one_colour_but_other_features_stays_apart_longest() -> None:
+    superpixels = np.repeat(np.arange(4), 60).reshape(1, -1).repeat(60, axis=0).astype(np.int64)
+    colours = np.where(superpixels % 2 == 0, 50, 55)[..., None].astype(np.float32)
+    features = np.array([[-1.0], [-1.0], [1.0], [1.0]])
+    last = merge_neighbours(superpixels, colours, features).region_map(np.array([4, 5]))
+    assert np.array_equal(last, superpixels // 2)
+
+
+def test_features_alone_divide_an_image_into_few_regions() -> None:
+    superpixels = np.arange(16 * 16, dtype=np.int64).reshape(16, 16)
+    features = np.where(superpixels % 16 < 8, -1.0, 1.0).reshape(-1, 1)
+    features[3 * 16 + 3] = 9.0  # a small region with features of its own
+    found = divided_by_features(superpixels, features)
+    assert [int(one.max()) + 1 for one in found] == [5, 15, 40]
+    assert all(np.unique(one[:, 8:] * 1000).size + np.unique(one[:, :8]).size == one.max() + 1 for one in found)
+
+
+def test_an_image_of_fewer_superpixels_is_divided_into_these() -> None:
+    superpixels = np.repeat(np.arange(3), 4).reshape(1, -1).astype(np.int64)
+    for one in divided_by_features(superpixels, np.array([[0.0], [1.0], [0.0]])):
+        assert np.array_equal(one, superpixels)
 
 
 def test_many_neighbours_are_merged_in_the_naive_order() -> None:

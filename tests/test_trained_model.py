@@ -96,7 +96,7 @@ def test_nothing_beyond_the_receptive_field_has_influence(options: dict[str, Any
 def test_with_coordinates_the_whole_image_has_influence() -> None:
     options = NetworkOptions(width=4, depth=1, coordinates=True)
     assert options.receptive_field is None
-    planes = SegmentationNetwork(1, 2, options).with_coordinates(torch.zeros(2, 1, 4, 2))
+    planes = SegmentationNetwork(1, 2, options).input_planes(torch.zeros(2, 1, 4, 2))
     assert planes[1, 1, :, 0].tolist() == [-0.75, -0.25, 0.25, 0.75]
     assert planes[0, 2, 3].tolist() == [-0.5, 0.5]
 

@@ -34,13 +34,15 @@ using Pair = std::tuple<double, std::int64_t, std::int64_t>;
 class Regions {
  public:
   explicit Regions(const MergeNeighboursParams& params)
-      : components_(params.components),
+      : colours_(params.colours),
+        components_(params.colours + params.features),
         gradient_weight_(params.gradient_weight),
+        half_area_(params.half_area),
         place_of_(size(2 * params.leaves - 1)),
         alive_(size(2 * params.leaves - 1)),
         nodes_(size(params.leaves)),
         areas_(params.areas, params.areas + params.leaves),
-        means_(params.means, params.means + params.leaves * params.components),
+        means_(params.means, params.means + params.leaves * (params.colours + params.features)),
         borders_(size(params.leaves)) {
     for (std::int64_t leaf = 0; leaf < params.leaves; ++leaf) {
       place_of_[size(leaf)] = nodes_[size(leaf)] = leaf;
@@ -86,13 +88,21 @@ class Regions {
   static std::size_t size(std::int64_t number) { return static_cast<std::size_t>(number); }
 
   double dissimilarity(std::int64_t place, std::int64_t other, const Border& border) const {
+    const double gradient = border.gradient / border.length;
+    const double by_colours = distance(place, other, 0, colours_) + gradient_weight_ * (gradient * gradient);
+    if (components_ == colours_) return by_colours;
+    const double area = std::min(areas_[size(place)], areas_[size(other)]);
+    return by_colours + area / (area + half_area_) * distance(place, other, colours_, components_);
+  }
+
+  // Squared, over the components from begin to end.
+  double distance(std::int64_t place, std::int64_t other, std::int64_t begin, std::int64_t end) const {
     double sum = 0;
-    for (std::int64_t i = 0; i < components_; ++i) {
+    for (std::int64_t i = begin; i < end; ++i) {
       const double difference = means_[size(other * components_ + i)] - means_[size(place * components_ + i)];
       sum += difference * difference;
     }
-    const double gradient = border.gradient / border.length;
-    return sum + gradient_weight_ * (gradient * gradient);
+    return sum;
   }
 
   // Gives the neighbours of one place to another.
@@ -108,8 +118,10 @@ class Regions {
     borders_[size(gone)] = {};
   }
 
-  std::int64_t components_;
+  std::int64_t colours_;
+  std::int64_t components_;  // colours, then features
   double gradient_weight_;
+  double half_area_;
   std::vector<std::int64_t> place_of_;  // by node
   std::vector<bool> alive_;             // by node
   // By place.

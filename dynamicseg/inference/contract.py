@@ -23,6 +23,7 @@ MAX_DESCRIPTION_BYTES = 4 << 20
 
 MAX_BANDS = MAX_LABELS = MAX_WIDTH = 4096
 MAX_DEPTH = 64
+MAX_FEATURE_PLANES = 256
 MAX_DILATION_GROWTH = 4
 MAX_DILATION = 256
 Stride = Literal[1, 2, 4]
@@ -122,7 +123,8 @@ def _radius(description: Mapping[str, Any], network: Mapping[str, Any], depth: i
         raise _damaged(f"dilation_growth is {growth} at depth {depth}, which means dilations above {MAX_DILATION}")
     if not isinstance(network.get("coordinates"), bool):
         raise _damaged(f"coordinates is {str(network.get('coordinates'))[:40]}, not true or false")
-    radius = None if network["coordinates"] else reach(depth, stride, growth)
+    features = _number({"feature_planes": 0, **network}, "feature_planes", 0, MAX_FEATURE_PLANES)
+    radius = None if network["coordinates"] or features else reach(depth, stride, growth)
     found = description.get("receptive_field", -1)
     if type(found) is not type(radius) or found != radius:
         raise _damaged(f"receptive_field is {str(found)[:40]}, that of the network {radius}")

@@ -35,7 +35,7 @@ _INSTALLED_BY = {
     "cpu": "pip install 'dynamicseg[predict]', or where there is no PyTorch, pip install onnxruntime",
 }
 _ON_GPU = ("cuda", "tensorrt")
-_FATAL_ONLY = 4  # of ONNX Runtime's log, which would end up on the user's screen beside our own error
+FATAL_ONLY = 4  # of ONNX Runtime's log, which would end up on the user's screen beside our own error
 
 
 class OnnxModel:
@@ -74,7 +74,7 @@ class OnnxModel:
         wanted = _wanted(providers, device, runtime.get_available_providers())
         file = read_onnx(path)
         options = runtime.SessionOptions()
-        options.log_severity_level = _FATAL_ONLY
+        options.log_severity_level = FATAL_ONLY
         # Its own default is the cores of the machine, also where this process may use only some of them.
         options.intra_op_num_threads = threads or usable_cores()
         # Its threads would go on spinning after a call, in the way of whatever the program does next.
@@ -119,7 +119,7 @@ def import_runtime() -> Any:
         import onnxruntime
     except ImportError as error:
         raise ImportError(f"ONNX files need ONNX Runtime ({error}): {_INSTALLED_BY['cpu']}") from None
-    onnxruntime.set_default_logger_severity(_FATAL_ONLY)
+    onnxruntime.set_default_logger_severity(FATAL_ONLY)
     return onnxruntime
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dynamicseg.config import Precision, problem_in_words
+from dynamicseg.features.options import EFFICIENTNET_LITE0, ONNX_SUFFIX
 from dynamicseg.inference.contract import MAX_LABELS
 from dynamicseg.model_description import NetworkOptions
 from dynamicseg.weighting import DEFAULT_MU, Weighting
@@ -38,6 +39,8 @@ class TrainingConfig(BaseModel):
     momentum: Annotated[float, Field(ge=0, lt=1)]
     superpixel_scale: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     """Scale of the superpixels within which labels are kept consistent; 0: no superpixels."""
+    features: Literal["efficientnet-lite0"] | None
+    """Of a pretrained network, which the trained one sees beside the image; None: there are none."""
     held_out: Annotated[float, Field(ge=0, lt=1)]
     """The share of the images that are not trained on: training ends when labels of these get no better."""
     patience: Annotated[int, Field(ge=1)]
@@ -58,6 +61,7 @@ _DEFAULTS: dict[str, Any] = {
     "learning_rate": 0.1,
     "momentum": 0.9,
     "superpixel_scale": 20.0,
+    "features": None,
     "held_out": 0.1,
     "patience": 5,
     "seed": 0,
@@ -76,7 +80,8 @@ def configure_training(**options: Any) -> TrainingConfig:
         ValueError: a field has a value out of its range, one line for all of them.
         TypeError: there is no such field.
     """
-    names = [name for name in OPTIONS if name != "network"]
+    # How many planes of features there are depends on the backbone.
+    names = [name for name in OPTIONS if name not in ("network", "feature_planes")]
     unknown = sorted(set(options) - set(names))
     if unknown:
         raise TypeError(f"no option is named {unknown[0]!r}: choose from {', '.join(names)}")
@@ -87,6 +92,10 @@ def configure_training(**options: Any) -> TrainingConfig:
         # So that continuity has weight 1 while all labels are alive, however many there are.
         dynamic = fields["weighting"] in ("fsf", "scf") and isinstance(fields["n_labels"], int)
         fields["mu"] = float(max(1, fields["n_labels"])) if dynamic else DEFAULT_MU["fixed"]
+    if str(fields["features"]).lower().endswith(ONNX_SUFFIX):
+        raise ValueError(
+            f"train takes features of {EFFICIENTNET_LITE0} only, which is the same everywhere, not of ONNX files"
+        )
     try:
         return TrainingConfig(network=NetworkOptions(**_NETWORK_DEFAULTS | of_network), **fields)
     except ValidationError as error:

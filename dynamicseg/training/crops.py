@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dynamicseg.colours import within_0_and_1
+from dynamicseg.features.planes import FeaturePlanes
 from dynamicseg.guidance import reduced_scribbles
 from dynamicseg.io import unit_values
 from dynamicseg.model import coordinates
@@ -31,7 +32,7 @@ class Batch(NamedTuple):
     """What a training step sees."""
 
     planes: Tensor
-    """``[B, bands, h, w]`` float32, with two planes of coordinates more if the network wants them."""
+    """``[B, bands, h, w]`` float32, with planes of features and of coordinates more if the network wants them."""
     superpixels: Tensor | None
     """``[B, h / stride, w / stride]`` int64, see ``ops.dynamic_loss``."""
     scribbles: Tensor | None
@@ -39,18 +40,34 @@ class Batch(NamedTuple):
 
 
 def random_batch(
-    images: ImageSet, numbers: Sequence[int], config: TrainingConfig, seeds: Sequence[int], *, size: int | None = None
+    images: ImageSet,
+    numbers: Sequence[int],
+    config: TrainingConfig,
+    seeds: Sequence[int],
+    *,
+    size: int | None = None,
+    features: FeaturePlanes | None = None,
 ) -> Batch:
     """Crops of ``size`` images, by default ``batch_size`` of them, chosen by ``seeds`` among ``numbers``.
+
+    ``features`` are those of the network that is trained.
 
     Raises:
         ValueError: none of them can be used.
     """
     random = np.random.default_rng(seeds)
     size = config.batch_size if size is None else size
-    crops = [_crop(images, number, pixels, config, random) for number, pixels in _drawn(images, numbers, size, random)]
+    crops = [
+        _crop(images, number, pixels, config, random, features)
+        for number, pixels in _drawn(images, numbers, size, random)
+    ]
     found = [crop.superpixels for crop in crops if crop.superpixels is not None]
     planes = [torch.from_numpy(crop.values).permute(2, 0, 1) for crop in crops]
+    if features is not None:
+        planes = [
+            torch.cat([plane, torch.from_numpy(crop.features).permute(2, 0, 1)])
+            for plane, crop in zip(planes, crops, strict=True)
+        ]
     if config.network.coordinates:
         planes = [torch.cat([plane, crop.place]) for plane, crop in zip(planes, crops, strict=True)]
     strokes = [crop.scribbles for crop in crops if crop.scribbles is not None]
@@ -63,6 +80,7 @@ def _stacked(maps: Sequence[NDArray[np.int64]]) -> Tensor | None:
 
 class _Crop(NamedTuple):
     values: NDArray[np.float32]  # [h, w, bands]
+    features: NDArray[np.float32]  # [h, w, planes]
     place: Tensor  # [2, h, w], coordinates
     superpixels: NDArray[np.int64] | None  # [h / stride, w / stride]
     scribbles: NDArray[np.int64] | None  # the same
@@ -86,7 +104,12 @@ def _drawn(
 
 
 def _crop(
-    images: ImageSet, number: int, pixels: NDArray[Any], config: TrainingConfig, random: np.random.Generator
+    images: ImageSet,
+    number: int,
+    pixels: NDArray[Any],
+    config: TrainingConfig,
+    random: np.random.Generator,
+    features: FeaturePlanes | None,
 ) -> _Crop:
     """A part of an image at a random place; mirrored, each pixel keeps its coordinates."""
     height, width = (max(side, config.crop_size) for side in pixels.shape[:2])
@@ -98,6 +121,9 @@ def _crop(
         return np.ascontiguousarray(part[:, ::-1] if mirrored else part)
 
     values = unit_values(cut(pixels))
+    of_features = values[..., :0]
+    if features is not None:
+        of_features = cut(features.of_image(pixels).permute(1, 2, 0).cpu().numpy())
     rows, columns = (torch.arange(first, first + config.crop_size) for first in (top, left))
     place = coordinates(rows, columns.flip(0) if mirrored else columns, height, width)
     scribbles = None
@@ -106,13 +132,13 @@ def _crop(
         size = (-(-config.crop_size // config.network.stride),) * 2
         scribbles = np.full(size, NO_LABEL, np.int64) if strokes is None else reduced_scribbles(cut(strokes), size)
     if config.superpixel_scale == 0:
-        return _Crop(values, place, None, scribbles)
+        return _Crop(values, of_features, place, None, scribbles)
     if pixels.shape[0] * pixels.shape[1] <= _WHOLE_PIXELS:
         of_image = images.derived(number, lambda: _superpixels(unit_values(pixels), config).astype(np.int32))
         superpixels = cut(of_image)
     else:
         superpixels = _superpixels(values, config)
-    return _Crop(values, place, _of_response(superpixels, config.network.stride), scribbles)
+    return _Crop(values, of_features, place, _of_response(superpixels, config.network.stride), scribbles)
 
 
 def _padded(array: NDArray[Any], height: int, width: int) -> NDArray[Any]:

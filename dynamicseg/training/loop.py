@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dynamicseg import ops
+from dynamicseg.features.planes import FeaturePlanes
 from dynamicseg.model import SegmentationNetwork
 from dynamicseg.ops import DynamicLossOutput
 from dynamicseg.ops._runtime import freed_memory_kept
@@ -100,11 +101,14 @@ class Progress:
         return new
 
 
-def begin(config: TrainingConfig, bands: int) -> Progress:
+def begin(config: TrainingConfig, bands: int, features: FeaturePlanes | None = None) -> Progress:
     """A new network, its random numbers by the seed; the caller's random numbers go on as if nothing had happened."""
+    options = config.network
+    if features is not None:
+        options = options.model_copy(update={"feature_planes": features.projection.planes})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        network = SegmentationNetwork(bands, config.n_labels, config.network)
+        network = SegmentationNetwork(bands, config.n_labels, options, features)
     network = network.to(config.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     fixed = {id(parameter) for parameter in network.last_norm.parameters()}
     trained = [parameter for parameter in network.parameters() if id(parameter) not in fixed]
@@ -165,7 +169,9 @@ def _run(
     watched = None
     if held_out:
         size = min(len(held_out), _HELD_OUT_CROPS)
-        watched = random_batch(images, held_out, config, (config.seed, _OF_HELD_OUT), size=size)
+        watched = random_batch(
+            images, held_out, config, (config.seed, _OF_HELD_OUT), size=size, features=progress.network.features
+        )
     while True:
         done = progress.steps_done
         stopped = _stopped(progress, config, fits)
@@ -175,7 +181,9 @@ def _run(
         if stopped is not None:
             return stopped
         rate = _learning_rate(config, done, began, deadline)
-        batch = random_batch(images, trained_on, config, (config.seed, _OF_STEP, done))
+        batch = random_batch(
+            images, trained_on, config, (config.seed, _OF_STEP, done), features=progress.network.features
+        )
         output = _step(progress, batch, config, rate)
         progress.unread.append((rate, _row(output)))
         done = progress.steps_done

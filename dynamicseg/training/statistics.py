@@ -74,14 +74,18 @@ def with_labels(network: SegmentationNetwork, kept: NDArray[np.int64]) -> Segmen
         of_last_two = int(name.split(".")[1]) >= len(network.layers) - 2
         if of_last_two and state[name].ndim:
             state[name] = state[name].cpu()[numbers]
-    return network_with(network.bands, len(kept), network.options, state)
+    return network_with(network.bands, len(kept), network.options, state, network.features)
 
 
 def _strips(images: Iterator[NDArray[Any]], network: SegmentationNetwork) -> Iterator[_Strip]:
     device = next(network.parameters()).device
     for pixels in images:
+        # Of the whole image: what lies in one strip depends on all of it.
+        features = None if network.features is None else network.features.of_image(pixels)
         for first, last, begin, end in _row_ranges(pixels.shape[0], pixels.shape[1], network.options):
             planes = torch.from_numpy(unit_values(pixels[first:last])).permute(2, 0, 1)
+            if features is not None:
+                planes = torch.cat([planes, features[:, first:last].to(planes.device)])
             if network.options.coordinates:
                 height, width = pixels.shape[:2]
                 planes = torch.cat([planes, coordinates(torch.arange(first, last), torch.arange(width), height, width)])

@@ -16,15 +16,17 @@ import torch
 
 from dynamicseg._words import counted
 from dynamicseg.devices import present_device, present_precision, repeatable_convolutions
+from dynamicseg.features.efficientnet import EfficientNetLite0
+from dynamicseg.features.planes import FeaturePlanes
 from dynamicseg.guidance import LabelFile
 from dynamicseg.guidance_files import find_guidance
 from dynamicseg.inputs import find_images
 from dynamicseg.io import label_palette
 from dynamicseg.model import SegmentationNetwork
-from dynamicseg.model_description import ModelDescription
+from dynamicseg.model_description import BackboneDescription, ModelDescription
 from dynamicseg.segmentation import package_version
 from dynamicseg.terms import DEFAULT_SCRIBBLE_NONE
-from dynamicseg.trained_model import TrainedModel
+from dynamicseg.trained_model import TrainedModel, batch_of
 from dynamicseg.training.checkpoint import fingerprint, load_checkpoint, save_checkpoint
 from dynamicseg.training.config import TrainingConfig, configure_training
 from dynamicseg.training.images import ImageSet, OnFailure, listed
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 
 # Statistics and areas of more images than these would be no different.
 _IMAGES_FOR_STATISTICS = 256
+_IMAGES_FOR_PROJECTION = 64
 _CHECKPOINT_SECONDS = 30.0
 # Whole images take longer some times than others, and the file is still to be written.
 _FINISHING_MARGIN = 1.3
@@ -174,9 +177,11 @@ def train_on(
     """
     began = time.perf_counter()
     images = ImageSet(sources, on_failure, channel_axis=channel_axis)
-    progress = begin(config, _bands(images))
+    bands = _bands(images)
     if scribbles is not None:
         images.strokes = read_strokes(images, scribbles, config.n_labels)
+    features = None if config.features is None else _features(images, bands)
+    progress = begin(config, bands, features)
     path = None if checkpoint is None else Path(checkpoint)
     identity = "" if path is None else fingerprint([*sources, *(scribbles or ())])
     if path is not None and resume and path.exists():
@@ -233,6 +238,21 @@ def _bands(images: ImageSet) -> int:
     return images.bands
 
 
+def _features(images: ImageSet, bands: int) -> FeaturePlanes:
+    """The backbone, with a projection to the principal components of its maps of these images."""
+    if bands not in (1, 3):
+        raise ValueError(
+            f"features are those of photos, grey or red, green and blue; the images have {bands} bands: leave "
+            "features out"
+        )
+    # Evenly among all of them: those of one folder may be alike.
+    step = max(1, len(images) // _IMAGES_FOR_PROJECTION)
+    return FeaturePlanes.fitted_to(
+        EfficientNetLite0.load(),
+        (batch_of(pixels) for pixels in _whole_images(images, range(0, len(images), step))),
+    )
+
+
 def _split(images: ImageSet, config: TrainingConfig) -> tuple[list[int], list[int]]:
     """Numbers of the images to train on, in random order, and of those that are held out: at least one each, of two.
 
@@ -283,6 +303,13 @@ def _finished(
     return with_labels(network.cpu(), kept), areas[kept] / areas.sum()
 
 
+def _backbone(network: SegmentationNetwork) -> BackboneDescription | None:
+    if network.features is None:
+        return None
+    facts = network.features.backbone.facts
+    return BackboneDescription(source=facts["source"], sha256=facts["sha256"])  # type: ignore[arg-type]
+
+
 def _description(
     network: SegmentationNetwork,
     areas: NDArray[np.float64],
@@ -301,6 +328,7 @@ def _description(
         label_areas=tuple(float(area) for area in areas),
         network=network.options,
         receptive_field=network.options.receptive_field,
+        backbone=_backbone(network),
         training={
             **config.model_dump(mode="json"),
             "images": images,

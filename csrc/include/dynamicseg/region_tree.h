@@ -8,20 +8,23 @@ namespace dynamicseg {
 
 struct MergeNeighboursParams {
   std::int64_t leaves;
-  std::int64_t components;
-  const double* areas;  // [leaves], in pixels
-  const double* means;  // [leaves, components]: mean colours
+  std::int64_t colours;
+  std::int64_t features;  // 0: none
+  const double* areas;    // [leaves], in pixels
+  const double* means;    // [leaves, colours + features]
   std::int64_t pairs;
   const std::int64_t* first;  // [pairs]: leaves that touch, each pair once
   const std::int64_t* second;
   const double* lengths;    // [pairs]: of their border
   const double* gradients;  // [pairs]: sums along it
   double gradient_weight;
+  double half_area;        // in pixels
   std::int64_t* children;  // [leaves - 1, 2], in the order of merging; all pairs must connect all leaves
 };
 
 // Dissimilarity of two regions: squared distance of the mean colours + gradient_weight * squared mean gradient along
-// the border. The least goes first; of equal ones the one with the lowest node, then with the lowest other node.
+// the border + squared distance of the mean features * area / (area + half_area), with the area of the smaller one. The
+// least goes first; of equal ones the one with the lowest node, then with the lowest other node.
 void merge_neighbours_cpu(const MergeNeighboursParams& params);
 
 struct StabilityParams {
