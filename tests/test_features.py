@@ -139,15 +139,16 @@ def stripes(height: int, width: int, count: int) -> NDArray[np.int64]:
     return np.broadcast_to(np.arange(width) * count // width, (height, width)).astype(np.int64)
 
 
+@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("size", [(3, 5), (1, 1), (12, 20), (40, 33)])
-def test_pooled_is_the_mean_of_the_map_enlarged(size: tuple[int, int]) -> None:
+def test_pooled_is_the_mean_of_the_map_enlarged(size: tuple[int, int], masked: bool) -> None:
     random = np.random.default_rng(1)
-    superpixels = random.integers(0, 7, (12, 20))
+    superpixels = random.integers(-1 if masked else 0, 7, (12, 20))
     superpixels[0, :7] = np.arange(7)
     one = random.standard_normal((4, *size)).astype(np.float32)
     full = functional.interpolate(torch.from_numpy(one)[None].double(), size=(12, 20), mode="bilinear")[0].numpy()
     means = np.stack([full[:, superpixels == number].mean(axis=1) for number in range(7)])
-    areas = np.bincount(superpixels.ravel()).astype(np.float64)
+    areas = np.bincount(superpixels[superpixels >= 0]).astype(np.float64)
     found = pooled([one], superpixels)
     wanted = principal_components(means, areas, 4)
     np.testing.assert_allclose(found @ found.T, wanted @ wanted.T, atol=1e-6)  # up to the signs of components
