@@ -72,8 +72,9 @@ class SegmentationNetwork(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], *arguments: Any, **options: Any) -> SegmentationNetwork:
         """Features go where the network goes."""
         if self.features is not None:
-            self.features._apply(fn)
-        return super()._apply(fn, *arguments, **options)
+            self.features._apply(fn)  # type: ignore[no-untyped-call]
+        super()._apply(fn, *arguments, **options)  # type: ignore[no-untyped-call]
+        return self
 
     def input_planes(self, image: Tensor) -> Tensor:
         """``[B, bands, H, W]`` and what else the network wants: features, then row and column of each pixel."""

@@ -6,6 +6,7 @@ import os
 import pickle
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from dynamicseg.features.pooling import pooled, principal_components
 
 CAT = skimage.data.chelsea()
 SMALL = np.ascontiguousarray(CAT[::6, ::6])
-UNIT = SMALL.astype(np.float32) / 255
+UNIT = SMALL.astype(np.float32) / np.float32(255)
 CATS = range(281, 288)  # of ImageNet's classes, those of cats at home and lynx
 
 
@@ -178,7 +179,7 @@ def test_planes_are_the_components_of_the_map_with_a_sign_that_is_no_chance() ->
     assert with_features.shape == (10, 14, 7)
     np.testing.assert_array_equal(with_features[..., :3], image)
     projection = fitted([[torch.from_numpy(one)[None]]])
-    weights = projection.layers[0].weight[:, :, 0, 0]  # type: ignore[union-attr]
+    weights = projection.state_dict()["layers.0.weight"][:, :, 0, 0]
     assert bool((weights.gather(1, weights.abs().argmax(dim=1, keepdim=True)) > 0).all())
     components = projection([torch.from_numpy(one)[None]])[0][0].flatten(1).double()
     covariance = torch.cov(components, correction=0)
@@ -234,7 +235,7 @@ def test_a_cache_that_cannot_be_written_is_said_in_one_line(tmp_path: Path) -> N
 
 
 def test_the_preset_pretrained_gives_regions_by_colours_and_features(tmp_path: Path) -> None:
-    options = {"max_steps": 2, "precision": "float32"}
+    options: dict[str, Any] = {"max_steps": 2, "precision": "float32"}
     first = ds.segment(SMALL, preset="pretrained", feature_cache=tmp_path, **options)
     MapCache.of.cache_clear()
     again = ds.segment(SMALL, preset="pretrained", feature_cache=tmp_path, **options)
@@ -249,7 +250,7 @@ def test_the_preset_pretrained_gives_regions_by_colours_and_features(tmp_path: P
 
 
 def test_where_the_network_decides_it_sees_the_features() -> None:
-    options = {"preset": "paper", "max_steps": 2}
+    options: dict[str, Any] = {"preset": "paper", "max_steps": 2}
     with_features = ds.segment(SMALL, features=EFFICIENTNET_LITE0, **options)
     assert with_features.labels.shape == SMALL.shape[:2]
     assert with_features.history[0]["loss"] != ds.segment(SMALL, **options).history[0]["loss"]

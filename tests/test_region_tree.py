@@ -59,7 +59,7 @@ def naive_dissimilarity(
     by_colours = float(np.square(means[0] - means[1]).sum() + GRADIENT_WEIGHT * np.mean(along_border) ** 2)
     area = min(first.sum(), second.sum())
     difference = features[first].mean(axis=0) - features[second].mean(axis=0)
-    return by_colours + FEATURE_WEIGHT * area / (area + HALF_AREA) * float(np.square(difference).sum())
+    return by_colours + float(FEATURE_WEIGHT * area / (area + HALF_AREA) * np.square(difference).sum())
 
 
 def naive_children(

@@ -107,7 +107,9 @@ def opened_backbone(options: FeatureOptions) -> Backbone:
 def _of_both_sides(image: NDArray[np.float32], backbone: Backbone) -> list[NDArray[np.float32]]:
     """The mean of the maps of the image and of its mirror image: what a map is wrong about is not the same in both."""
     mirrored = backbone.run(np.ascontiguousarray(image[..., ::-1]))
-    return [(one + other[..., ::-1]) / 2 for one, other in zip(backbone.run(image), mirrored, strict=True)]
+    return [
+        (one + other[..., ::-1]) * np.float32(0.5) for one, other in zip(backbone.run(image), mirrored, strict=True)
+    ]
 
 
 def _network_input(values: NDArray[np.float32], contract: InputContract) -> NDArray[np.float32]:
