@@ -124,15 +124,15 @@ def test_what_is_no_data_is_filled_with_what_is_beside_it() -> None:
 
 def test_a_guide_of_any_size_gives_its_largest_regions() -> None:
     guide = np.repeat(np.arange(6), [8, 1, 5, 4, 3, 9])[:, None].repeat(4, axis=1) * 11 - 1
-    found = read_guidance(SHAPE, guide=guide, scribbles=TWO, channels=6).at(SHAPE, 6)
-    assert found.guide is not None
-    assert found.guide.shape == SHAPE
+    found = read_guidance(SHAPE, guide=guide, scribbles=TWO, channels=6).at(SHAPE).guide_channels(6)
+    assert found is not None
+    assert found.shape == SHAPE
     # Two channels are drawn; of the five regions (the first is negative: none) the smallest has no channel.
-    areas = np.bincount(found.guide[found.guide >= 0], minlength=6)
+    areas = np.bincount(found[found >= 0], minlength=6)
     assert areas[:2].tolist() == [0, 0]
     assert (np.diff(areas[2:]) <= 0).all()
     assert areas[5] > 0
-    assert (found.guide[:13] == -1).all()
+    assert (found[:13] == -1).all()
 
 
 # ---- what they do ----------------------------------------------------------------------------------------------------
