@@ -191,6 +191,7 @@ class Worker(Generic[T]):
             result = failure(image, error)
         else:
             result = self.future.result()
+        self.pass_on(lambda *_: None)  # told since the last look, of this image and not of the next one
         if isinstance(error, BrokenProcessPool):
             self._restart()
         self.image, self.future = None, None
