@@ -160,7 +160,7 @@ def train_on(
     saved = [time.perf_counter()]
 
     def save() -> None:
-        # On a GPU steps are read several at a time. After one whose loss is not finite there is nothing to carry on, and
+        # On a GPU steps are read several at a time. After one whose loss is not finite there is nothing to carry on:
         # the checkpoint before it stays.
         if path is not None and all(math.isfinite(record["loss"]) for record in progress.history):
             save_checkpoint(path, progress, config, identity)
