@@ -303,6 +303,18 @@ def test_a_fixed_size_that_no_machine_could_hold_is_refused(tmp_path: Path) -> N
     assert f"takes 4 images of {SIDE}x{SIDE} pixels at once" in refusal(path)
 
 
+@pytest.mark.usefixtures("never_run")
+def test_a_fixed_size_that_does_not_fit_is_refused_before_anything_is_computed(tmp_path: Path) -> None:
+    # ONNX Runtime computes at the start what depends on nothing but the size, and here takes what the image would.
+    path = onnx_models.save(tmp_path / "m.onnx", size=(1 << 15, 1 << 15), width=4096, depth=1)
+    with pytest.raises(MemoryError) as caught:
+        load(path, device="cpu")
+    text = str(caught.value)
+    assert text.startswith(f"{path}: the model takes 1 image of 32768x32768 pixels at once, about ")
+    assert text.endswith(" GB are free on cpu: end other programs, or export it for less")
+    assert len(text.splitlines()) == 1
+
+
 # ---- foreign ---------------------------------------------------------------------------------------------------------
 
 
