@@ -194,11 +194,11 @@ def test_a_signal_while_a_process_begins_waits_until_it_has_begun(number: signal
     # Another thread, as numerical libraries have them, takes a signal that the main thread has blocked.
     program = f"""
 import os, signal, sys, threading, time
-from dynamicseg.workers import _interrupts_held_back
+from dynamicseg.workers import _begun_without_interrupts
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 threading.Thread(target=time.sleep, args=(30,), daemon=True).start()
 try:
-    with _interrupts_held_back():
+    with _begun_without_interrupts():
         os.kill(os.getpid(), {int(number)})
         time.sleep(0.1)
         print("begun")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,24 @@ def test_nothing_is_lost_where_training_is_interrupted_between_two_readings(
         halves(), CONFIG, checkpoint=path, resume=True, on_step=lambda record: told.append(record["step"])
     )
     assert told == [8, 9, 10, 11, 12]
+    assert resumed.history == whole.history
+
+
+def test_an_interrupt_within_a_step_comes_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train_on(halves(), CONFIG)
+    original, calls = torch.optim.SGD.step, [0]
+
+    def interrupted(self: torch.optim.SGD) -> None:
+        original(self)
+        calls[0] += 1
+        if calls[0] == 4:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", interrupted)
+    path = tmp_path / "c.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train_on(halves(), CONFIG, checkpoint=path)
+    resumed = train_on(halves(), CONFIG, checkpoint=path, resume=True)
     assert resumed.history == whole.history
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dynamicseg import ops
+from dynamicseg.interrupts import interrupts_held_back
 from dynamicseg.model import SegmentationNetwork
 from dynamicseg.ops import DynamicLossOutput
 from dynamicseg.ops._runtime import freed_memory_kept
@@ -176,8 +177,9 @@ def _run(
             return stopped
         rate = _learning_rate(config, done, began, deadline)
         batch = random_batch(images, trained_on, config, (config.seed, _OF_STEP, done))
-        output = _step(progress, batch, config, rate)
-        progress.unread.append((rate, _row(output)))
+        with interrupts_held_back():  # a step that is done is also noted: whoever goes on would do it twice
+            output = _step(progress, batch, config, rate)
+            progress.unread.append((rate, _row(output)))
         done = progress.steps_done
         if len(progress.unread) == group or done == config.steps or done % LOOK_EVERY == 0:
             new = progress.read()
