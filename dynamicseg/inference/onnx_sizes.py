@@ -16,6 +16,7 @@ from fractions import Fraction
 from dynamicseg._files import Refusal
 
 _MAX_RANK = 5
+_MAX_KERNEL = 8  # of a first layer with a stride of 4; libraries take memory for each pixel of a kernel
 _MAX_REPEATED = 4  # what a graph repeats, it repeats for its two coordinates; the rest is room
 _NUMBER_TYPES = (1, 6, 7, 10)  # float32, int32, int64, float16 in TensorProto.DataType
 
@@ -217,7 +218,8 @@ class _Graph:
         if node.attributes.get("auto_pad", "NOTSET") != "NOTSET" or any(side.of for side in weight):
             raise _unknown(node)
         for axis in range(2):  # as much padding as the kernel takes away again, and no more
-            if pads[axis] + pads[axis + 2] > dilations[axis] * (weight[axis + 2].factor - 1):
+            kernel = weight[axis + 2].factor
+            if kernel > _MAX_KERNEL or pads[axis] + pads[axis + 2] > dilations[axis] * (kernel - 1):
                 raise Refusal("has a Conv of absurd shape: export it again")
         return (x[0], weight[0], _divided(x[2], strides[0]), _divided(x[3], strides[1]))
 
