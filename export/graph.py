@@ -65,7 +65,9 @@ def compared_graph(source: ModelSource, chosen: ExportOptions, *, symmetric: boo
     graph = onnx_model(network, bands, half=chosen.precision == "fp16", shape=shape, opset=opset)
     if calibration is not None:
         kind: Activations = "int8" if symmetric or chosen.activations == "int8" else "uint8"
-        graph, exported["quantization"] = quantized(graph, calibration.images, kind)
+        graph, exported["quantization"] = quantized(
+            graph, calibration.images, kind, layers=source.description.network.depth + 1
+        )
     progress("comparing labels")
     content = graph.SerializeToString()
     batch = 1 if shape is None else shape[0]

@@ -36,6 +36,10 @@ class Deployed(nn.Module):
         self.network = copy.deepcopy(network)
         self.dtype = torch.float16 if half else torch.float32
         self.network.layers.to(self.dtype)
+        self.features = self.network.features  # which is no part of the network for PyTorch
+        if self.features is not None:
+            self.features.backbone.to(self.dtype)
+            self.features.projection.to(self.dtype)
 
     def forward(self, image: Tensor) -> Tensor:
         """``[B, H, W, bands]`` uint8 to ``[B, H, W]`` int32."""

@@ -44,7 +44,7 @@ class _Images(CalibrationDataReader):  # type: ignore[misc]
 
 
 def quantized(
-    model: onnx.ModelProto, images: Sequence[NDArray[np.uint8]], activations: Activations
+    model: onnx.ModelProto, images: Sequence[NDArray[np.uint8]], activations: Activations, *, layers: int
 ) -> tuple[onnx.ModelProto, Mapping[str, Any]]:
     """The same graph with Q/DQ around its convolutions: symmetric weights, a scale for each output channel.
 
@@ -53,11 +53,14 @@ def quantized(
         images: ``[H, W, bands]`` each, of the size that the graph takes.
         activations: ``"uint8"``, whose zero is the lowest value after ReLU: half as coarse, and ReLU costs nothing, on
             CPUs; or ``"int8"``, symmetric, as TensorRT wants it, with biases left in float32.
+        layers: convolutions of the network. Those of a pretrained one come before them and stay in float32: they are
+            not equalized.
 
     Returns:
         The graph, and what was done, ready for JSON.
     """
     symmetric = activations == "int8"
+    kept = [node.name for node in model.graph.node if node.op_type == "Conv"][:-layers]
     with tempfile.TemporaryDirectory() as folder, quiet():
         source, result = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
         onnx.save_model(model, source)
@@ -67,6 +70,7 @@ def quantized(
             _Images(images),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["Conv", "Relu"],
+            nodes_to_exclude=kept,
             per_channel=True,
             activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
             weight_type=QuantType.QInt8,

@@ -59,7 +59,6 @@ def read_source(model: TrainedModel | str | os.PathLike[str]) -> ModelSource | O
         ValueError, OSError: it is no such file, damaged, or cannot be read; in one line.
     """
     if isinstance(model, TrainedModel):
-        _check_exportable(model)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, f"model{SUFFIX}")
             model.save(path)
@@ -71,17 +70,7 @@ def read_source(model: TrainedModel | str | os.PathLike[str]) -> ModelSource | O
     if suffix != SUFFIX:
         raise ValueError(one_line(path, f"is no model: pass a {SUFFIX} file of dynamicseg train, or an exported .onnx"))
     trained = TrainedModel.load(path)
-    _check_exportable(trained)
     return ModelSource(trained, _sha256(path))
-
-
-def _check_exportable(model: TrainedModel) -> None:
-    """ValueError, one line, for what prediction would refuse, which looks at each operator and knows no backbone."""
-    if model.description.backbone is not None:
-        raise ValueError(
-            f"the model sees features of {model.description.backbone.source}, which exported graphs cannot hold yet: "
-            "predict with the .safetensors file, or train without --features"
-        )
 
 
 def _sha256(path: Path) -> str:

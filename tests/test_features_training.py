@@ -139,14 +139,6 @@ def test_what_cannot_be_trained_is_refused() -> None:
         ds.train(PHOTOS, feature_planes=4)
 
 
-def test_export_says_what_it_cannot_hold_yet(model: TrainedModel, tmp_path: Path) -> None:
-    from dynamicseg.export import export
-
-    with pytest.raises(ValueError, match="features of efficientnet-lite0, which exported graphs cannot hold yet"):
-        export(model, tmp_path / "m.onnx")
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

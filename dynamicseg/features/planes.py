@@ -98,7 +98,8 @@ def with_planes(values: NDArray[np.float32], maps: Sequence[NDArray[np.float32]]
 class FeaturePlanes(nn.Module):
     """From images to planes of features, at the size of the image, by a backbone and a fixed projection.
 
-    The backbone sees the image at its own size, grey at the right and below up to a multiple of its largest stride.
+    The backbone sees the image at its own size, and grey at the right and below, so that its coarsest map covers all of
+    the image. That is the same for images of any size: exported graphs need not compute it.
 
     Args:
         backbone: see ``features.efficientnet``.
@@ -126,10 +127,9 @@ class FeaturePlanes(nn.Module):
 
     def maps(self, image: Tensor) -> list[Tensor]:
         """Of the backbone, for ``[B, 1 or 3, H, W]`` of 0..1."""
-        multiple = self.backbone.contract.multiple
-        height, width = image.shape[-2:]
-        x = (image.expand(image.shape[0], 3, height, width) - self.mean) / self.std
-        maps: list[Tensor] = self.backbone(functional.pad(x, (0, _up_to(width, multiple), 0, _up_to(height, multiple))))
+        missing = max(self.backbone.strides) - 1
+        x = ((image - self.mean) / self.std).to(next(self.backbone.parameters()).dtype)
+        maps: list[Tensor] = self.backbone(functional.pad(x, (0, missing, 0, missing)))
         return maps
 
     def forward(self, image: Tensor) -> Tensor:
@@ -159,8 +159,3 @@ class FeaturePlanes(nn.Module):
             for one, stride in zip(components, self.backbone.strides, strict=True)
         ]
         return torch.cat([one[..., :height, :width] for one in planes], dim=1)
-
-
-def _up_to(length: int, multiple: int) -> int:
-    """How much is missing to the next multiple."""
-    return -length % multiple

@@ -31,6 +31,30 @@ STRIDES: tuple[Stride, ...] = get_args(Stride)
 """Limits of what a network may be: of those that are trained (``model_description``) and of those that are run."""
 
 
+@dataclass(frozen=True)
+class BackboneLimits:
+    """What a pretrained network, whose features go in, may add to an exported graph.
+
+    Attributes:
+        convolutions: its own, and those that project its maps.
+        nodes: operators of all kinds.
+        channels: numbers for each pixel of the image in its largest tensor.
+        strides: of its maps, by which they are enlarged.
+    """
+
+    convolutions: int
+    nodes: int
+    channels: int
+    strides: tuple[int, ...]
+
+
+BACKBONES: Mapping[str, BackboneLimits] = {
+    # Of 84 nodes that export writes. Its largest tensor has 96 channels at half the height and width.
+    "efficientnet-lite0": BackboneLimits(convolutions=35, nodes=100, channels=24, strides=(8, 16)),
+}
+"""By name, as descriptions have it."""
+
+
 @dataclass(frozen=True, eq=False)
 class ModelContract:
     """What goes into a model and what comes out.
@@ -43,6 +67,8 @@ class ModelContract:
         stride: that holds of parts of an image that begin at multiples of it.
         width: channels of the widest layer.
         depth: number of hidden layers.
+        feature_planes: how many go in beside the bands.
+        backbone: what gives them; None: there are none.
         description: the whole JSON that it was read from.
     """
 
@@ -53,6 +79,8 @@ class ModelContract:
     stride: int
     width: int
     depth: int
+    feature_planes: int
+    backbone: BackboneLimits | None
     description: Mapping[str, Any] = field(repr=False)
 
     @property
@@ -63,6 +91,8 @@ class ModelContract:
         # are enlarged to the size of the image.
         maps = 3 * max(self.width, self.label_count) / self.stride**2
         enlarged = 2 * self.label_count if self.stride > 1 else 0
+        if self.backbone is not None:  # which is done before the network begins
+            maps = max(maps, 3 * self.backbone.channels) + 2 * self.feature_planes
         return int(4 * (maps + enlarged)) + 16 * self.bands
 
 
@@ -99,14 +129,17 @@ def contract_of(description: Mapping[str, Any]) -> ModelContract:
     stride, depth = _number(network, "stride", 1, max(STRIDES)), _number(network, "depth", 1, MAX_DEPTH)
     if stride not in STRIDES:
         raise _damaged(f"stride is {stride}, not one of {', '.join(map(str, STRIDES))}")
+    feature_planes = _number({"feature_planes": 0, **network}, "feature_planes", 0, MAX_FEATURE_PLANES)
     return ModelContract(
         bands=_number(description, "bands", 1, MAX_BANDS),
         label_count=label_count,
         palette=_palette(description.get("palette"), label_count),
-        radius=_radius(description, network, depth, stride),
+        radius=_radius(description, network, depth, stride, feature_planes),
         stride=stride,
         width=_number(network, "width", 1, MAX_WIDTH),
         depth=depth,
+        feature_planes=feature_planes,
+        backbone=_backbone(description, feature_planes),
         description=description,
     )
 
@@ -117,14 +150,27 @@ def reach(depth: int, stride: int, dilation_growth: int) -> int:
     return sum(dilations) if stride == 1 else stride * (3 + sum(dilations[1:]))
 
 
-def _radius(description: Mapping[str, Any], network: Mapping[str, Any], depth: int, stride: int) -> int | None:
+def _backbone(description: Mapping[str, Any], feature_planes: int) -> BackboneLimits | None:
+    found = description.get("backbone")
+    if (found is None) != (feature_planes == 0):
+        raise _damaged("a backbone belongs to planes of features, and planes of features to a backbone")
+    if found is None:
+        return None
+    source = found.get("source") if isinstance(found, dict) else None
+    if not isinstance(source, str) or source not in BACKBONES:
+        raise _damaged(f"backbone is {str(source)[:40]}, not one of {', '.join(BACKBONES)}")
+    return BACKBONES[source]
+
+
+def _radius(
+    description: Mapping[str, Any], network: Mapping[str, Any], depth: int, stride: int, feature_planes: int
+) -> int | None:
     growth = _number(network, "dilation_growth", 1, MAX_DILATION_GROWTH)
     if growth ** (depth - 1) > MAX_DILATION:
         raise _damaged(f"dilation_growth is {growth} at depth {depth}, which means dilations above {MAX_DILATION}")
     if not isinstance(network.get("coordinates"), bool):
         raise _damaged(f"coordinates is {str(network.get('coordinates'))[:40]}, not true or false")
-    features = _number({"feature_planes": 0, **network}, "feature_planes", 0, MAX_FEATURE_PLANES)
-    radius = None if network["coordinates"] or features else reach(depth, stride, growth)
+    radius = None if network["coordinates"] or feature_planes else reach(depth, stride, growth)
     found = description.get("receptive_field", -1)
     if type(found) is not type(radius) or found != radius:
         raise _damaged(f"receptive_field is {str(found)[:40]}, that of the network {radius}")

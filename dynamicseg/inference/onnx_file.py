@@ -98,10 +98,23 @@ def _look_into(content: bytes) -> OnnxFile:
 
 def _check_graph(model: _Model, contract: ModelContract, image: Sequence[int | None]) -> None:
     """As many layers as the description says, none of them wider."""
-    if model.operators["Conv"] > contract.depth + 1 or len(model.nodes) > _NODES_PER_LAYER * (contract.depth + 4):
+    convolutions, nodes = contract.depth + 1, _NODES_PER_LAYER * (contract.depth + 4)
+    planes = contract.bands + contract.feature_planes + _COORDINATES
+    channels = max(contract.width + _MORE_CHANNELS, contract.label_count, planes)
+    backbone = contract.backbone
+    if backbone is not None:
+        convolutions, nodes = convolutions + backbone.convolutions, nodes + backbone.nodes
+        channels = max(channels, backbone.channels)
+    if model.operators["Conv"] > convolutions or len(model.nodes) > nodes:
         raise Refusal("has more layers than its description says: export it again")
-    channels = max(contract.width + _MORE_CHANNELS, contract.label_count, contract.bands + _COORDINATES)
-    check_sizes(model.nodes, model.constants, image, channels=channels, stride=contract.stride)
+    check_sizes(
+        model.nodes,
+        model.constants,
+        image,
+        channels=channels,
+        stride=contract.stride,
+        backbone_strides=() if backbone is None else backbone.strides,
+    )
 
 
 def _shape(values: dict[str, tuple[int, list[int | None]]], name: str, kind: int, axes: int) -> list[int | None]:

@@ -71,6 +71,7 @@ def check_sizes(
     *,
     channels: int,
     stride: int,
+    backbone_strides: Sequence[int] = (),
 ) -> None:
     """Refuses a graph whose tensors could be larger than those of a model with so many channels.
 
@@ -80,22 +81,36 @@ def check_sizes(
         image: batch, height, width and bands; None: any.
         channels: of the widest layer.
         stride: of the first convolution, by which responses are enlarged again.
+        backbone_strides: of the maps of a pretrained network; empty: there is none.
 
     Raises:
         Refusal: it is none that export writes; in one line, with the operator.
     """
     names = ("batch", "height", "width", "bands")
     sides = tuple(Side(Fraction(size or 1), "" if size else name) for size, name in zip(image, names, strict=True))
-    rounded_up = math.prod(-(-size // stride) * stride for size in image[:3] if size)
-    _Graph(constants, sides, channels * rounded_up, stride).check(nodes)
+    # What a backbone sees beside the image, at the right and below, so that its coarsest map covers the image.
+    beside = max(backbone_strides, default=1) - 1
+    coarsest = max((stride, *backbone_strides))
+    rounded_up = math.prod(-(-(size + beside) // coarsest) * coarsest for size in image[1:3] if size) * (image[0] or 1)
+    _Graph(constants, sides, channels * rounded_up, stride, backbone_strides, beside).check(nodes)
 
 
 class _Graph:
-    def __init__(self, constants: Mapping[str, Constant], image: Shape, most: int, stride: int) -> None:
+    def __init__(
+        self,
+        constants: Mapping[str, Constant],
+        image: Shape,
+        most: int,
+        stride: int,
+        backbone_strides: Sequence[int],
+        beside: int,
+    ) -> None:
         self._constants = constants
         self._image = image
         self._most = most
-        self._stride = stride
+        self._scales = {stride, *backbone_strides}
+        self._has_backbone = bool(backbone_strides)
+        self._beside = beside  # the first convolution with more padding than its kernel takes away uses this up
         self._shapes: dict[str, Shape] = {name: _sides(found.shape) for name, found in constants.items()}
         self._shapes["image"] = image
         # Of tensors that hold sizes: what they hold.
@@ -196,6 +211,11 @@ class _Graph:
     def same(self, node: Node) -> Shape:
         return self._shape(node, 0)
 
+    def clip(self, node: Node) -> Shape:
+        if not self._has_backbone:
+            raise _unknown(node)
+        return self._shape(node, 0)
+
     def cast(self, node: Node) -> Shape:
         if node.number("to", 0) not in _NUMBER_TYPES:
             raise _unknown(node)
@@ -217,19 +237,26 @@ class _Graph:
             raise _unknown(node)
         if node.attributes.get("auto_pad", "NOTSET") != "NOTSET" or any(side.of for side in weight):
             raise _unknown(node)
-        for axis in range(2):  # as much padding as the kernel takes away again, and no more
-            kernel = weight[axis + 2].factor
-            if kernel > _MAX_KERNEL or pads[axis] + pads[axis + 2] > dilations[axis] * (kernel - 1):
-                raise Refusal("has a Conv of absurd shape: export it again")
-        return (x[0], weight[0], _divided(x[2], strides[0]), _divided(x[3], strides[1]))
+        # As much padding as the kernel takes away again, and no more, but once what a backbone sees beside the image.
+        more = [
+            max(0, pads[axis] + pads[axis + 2] - dilations[axis] * (int(weight[axis + 2].factor) - 1))
+            for axis in range(2)
+        ]
+        kernels = [side.factor for side in weight[2:]]
+        if max(more) > self._beside or max(kernels) > _MAX_KERNEL:
+            raise Refusal("has a Conv of absurd shape: export it again")
+        if max(more) > 0:
+            self._beside = 0
+        rows, columns = (_divided(_longer(side, by), n) for side, by, n in zip(x[2:], more, strides, strict=True))
+        return (x[0], weight[0], rows, columns)
 
     def resize(self, node: Node) -> Shape:
         shape, scales = self._shape(node, 0), self._values(node, 2)
-        if len(node.inputs) != 3 or "axes" in node.attributes or scales != (1, 1, self._stride, self._stride):
+        if len(node.inputs) != 3 or "axes" in node.attributes or len(shape) != 4 or len(scales) != 4:
             raise _unknown(node)
-        if len(shape) != 4:
+        if scales[:2] != (1, 1) or scales[2] != scales[3] or scales[2] not in self._scales:
             raise _unknown(node)
-        return (*shape[:2], *(Side(side.factor * self._stride, side.of) for side in shape[2:]))
+        return (*shape[:2], *(Side(side.factor * int(scales[2]), side.of) for side in shape[2:]))
 
     def argmax(self, node: Node) -> Shape:
         shape, axis = self._shape(node, 0), node.number("axis", 0)
@@ -242,6 +269,7 @@ _RULES: Mapping[str, Callable[[_Graph, Node], Shape]] = {
     "Add": _Graph.elementwise,
     "ArgMax": _Graph.argmax,
     "Cast": _Graph.cast,
+    "Clip": _Graph.clip,
     "Concat": _Graph.concat,
     "Conv": _Graph.conv,
     "DequantizeLinear": _Graph.same,
@@ -265,6 +293,11 @@ OPERATORS = frozenset(_RULES)
 
 def _sides(sizes: Sequence[int]) -> Shape:
     return tuple(Side(Fraction(size)) for size in sizes)
+
+
+def _longer(side: Side, by: int) -> Side:
+    """With so many pixels more, of which no account is kept beside a side of the image, which may have any size."""
+    return side if side.of else Side(side.factor + by)
 
 
 def _divided(side: Side, stride: int) -> Side:

@@ -19,6 +19,7 @@ from dynamicseg._words import counted
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from dynamicseg.inference.contract import ModelContract
     from dynamicseg.inference.running import RunningModel
 
 OnTile = Callable[[int, int], None]
@@ -119,13 +120,15 @@ def tile_sides(model: RunningModel, size: tuple[int, int], tile: int | None = No
         return model.size
     if tile is not None:
         if contract.radius is None:
-            raise ValueError(f"{_NO_TILES}: leave tile out")
+            raise ValueError(f"{_no_tiles(contract)}: leave tile out")
         _check_side(tile, model, "tile is")
         return _within((tile, tile), model)
     return _automatic(model, size)
 
 
-_NO_TILES = "this model knows where in the image a pixel lies, so it cannot go over parts of an image"
+def _no_tiles(contract: ModelContract) -> str:
+    knows = "sees features of the whole image" if contract.backbone else "knows where in the image a pixel lies"
+    return f"this model {knows}, so it cannot go over parts of an image"
 
 
 def _automatic(model: RunningModel, size: tuple[int, int]) -> tuple[int, int]:
@@ -138,10 +141,11 @@ def _automatic(model: RunningModel, size: tuple[int, int]) -> tuple[int, int]:
         return size
     if contract.radius is None:
         if _exceeds(size, limit):
-            raise ValueError(f"{_NO_TILES}; export it for images of {size[1]}x{size[0]} pixels, not {limit}")
+            raise ValueError(f"{_no_tiles(contract)}; export it for images of {size[1]}x{size[0]} pixels, not {limit}")
         needed = size[0] * size[1] * bytes_per_pixel
         raise MemoryError(
-            f"{size[1]}x{size[0]} pixels take about {needed / 1e9:.1f} GB, and {_NO_TILES}: make the image smaller"
+            f"{size[1]}x{size[0]} pixels take about {needed / 1e9:.1f} GB, and {_no_tiles(contract)}: make the image "
+            "smaller"
         )
     side = min(_LARGEST_SIDE, int(min(math.sqrt(pixels), 1 << 20)) // _ROUND * _ROUND)
     if side < _least_side(model):
