@@ -31,8 +31,10 @@ _TOGETHER = 8
 """Images side by side at the most."""
 _UNDER_WAY = 2 * _TOGETHER
 """Images beside those that processes are at: one group on the GPU, and the next."""
-_WAITING_PIXELS = 32_000_000
-"""Of images that are at no process, at some 50 bytes each; above it no other image is begun."""
+_WAITING_BYTES = 1_600_000_000
+"""Of images that are at no process: 32 megapixels in colour. Above it no other image is begun."""
+_BYTES_OF_GROUPING = 20
+"""A pixel: its superpixel, and the coarser segmentations."""
 
 
 def in_stages(images: Iterable[InputImage], work: SegmentWork, show: ShowImage) -> Generator[Outcome, None, None]:
@@ -53,8 +55,11 @@ class _Ready:
     prepared: Prepared
 
     @property
-    def pixels(self) -> int:
-        return math.prod(self.prepared.image.shape[:2])
+    def nbytes(self) -> int:
+        """About how much memory it takes; that of many bands takes many times that of a photo."""
+        values = self.prepared.values
+        beside = 2 * values.nbytes + _BYTES_OF_GROUPING * math.prod(values.shape[:2])  # values, colours, superpixels
+        return self.prepared.image.nbytes + beside
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,8 +123,8 @@ class _Pipeline:
 
     def _next_image(self) -> InputImage | None:
         """None also where enough are under way."""
-        waiting_pixels = sum(one.pixels for one in (*self._ready, *self._group, *self._trained))
-        if self._under_way >= self._work.jobs + _UNDER_WAY or waiting_pixels > _WAITING_PIXELS:
+        waiting_bytes = sum(one.nbytes for one in (*self._ready, *self._group, *self._trained))
+        if self._under_way >= self._work.jobs + _UNDER_WAY or waiting_bytes > _WAITING_BYTES:
             return None
         image = next(self._waiting, None)
         self._under_way += image is not None
@@ -136,7 +141,10 @@ class _Pipeline:
         shape, kind = self._ready[0].prepared.values.shape, self._ready[0].prepared.kind
         alike = [one for one in self._ready if one.prepared.kind == kind]
         most = 1 if config.time_budget is not None else min(len(alike), _TOGETHER)
-        fitting = images_that_fit(shape, config, self._device, most)
+        try:
+            fitting = images_that_fit(shape, config, self._device, most)
+        except RuntimeError:  # the GPU is out of order: training says so, of each image
+            fitting = 1
         # A power of two: of few sizes of groups each comes again, and finds its step captured.
         return alike[: 1 << (fitting.bit_length() - 1)]
 

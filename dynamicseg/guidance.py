@@ -66,22 +66,28 @@ class Guidance:
         """Whether the loss is told anything."""
         return any(part is not None for part in (self.scribbles, self.guide, self.mask))
 
-    def at(self, size: tuple[int, int], channels: int) -> Guidance:
+    def at(self, size: tuple[int, int]) -> Guidance:
         """As the loss takes it, at the size at which an image is trained on, at most its own.
 
-        No stroke is lost, and a pixel is data if one of those that it stands for is. Labels of the guide come after
-        those drawn; where that is more than the network has channels for, its smallest regions are left out.
+        No stroke is lost, and a pixel is data if one of those that it stands for is.
         """
-        guide = None if self.guide is None else resized_labels(self.guide, size)
-        if guide is not None:
-            guide = np.where((guide < 0) | (guide >= channels - len(self.drawn)), NO_LABEL, guide + len(self.drawn))
         return Guidance(
             self.drawn,
             None if self.scribbles is None else reduced_scribbles(self.scribbles, size),
-            guide,
+            None if self.guide is None else resized_labels(self.guide, size),
             None if self.mask is None else _reduced_mask(self.mask, size),
             self.files,
         )
+
+    def guide_channels(self, channels: int) -> NDArray[np.int64] | None:
+        """The guide as the loss takes it, of a network with so many channels: after those of the labels drawn.
+
+        Where its regions are more than are left, the smallest have none.
+        """
+        if self.guide is None:
+            return None
+        drawn = len(self.drawn)
+        return np.where((self.guide < 0) | (self.guide >= channels - drawn), NO_LABEL, self.guide + drawn)
 
 
 NO_GUIDANCE = Guidance()

@@ -53,7 +53,6 @@ def find_guidance(found: FoundInputs, folders: Mapping[str, LabelFile]) -> tuple
         ValueError: in a folder no file goes with any input; one line.
     """
     of_stem: dict[str, dict[str, LabelFile]] = {image.stem: {} for image in found.images}
-    notes = []
     for kind, folder in folders.items():
         if folder.path.is_dir():
             paths = _in_folder(kind, folder.path, found.images)
@@ -63,11 +62,13 @@ def find_guidance(found: FoundInputs, folders: Mapping[str, LabelFile]) -> tuple
             raise FileNotFoundError(one_line(folder.path, "no such file or folder"))
         for stem, path in paths.items():
             of_stem[stem][kind] = replace(folder, path=path)
-        without = [image.stem for image in found.images if image.stem not in paths]
-        if without:
-            notes.append(one_line(folder.path, f"no {kind} for {len(without)} of the inputs: {names(without)}"))
     used = {_identity(file.path) for files in of_stem.values() for file in files.values()}
     images = tuple(image for image in found.images if _identity(image.path) not in used)
+    notes = []
+    for kind, folder in folders.items():
+        without = [image.stem for image in images if kind not in of_stem[image.stem]]
+        if without:
+            notes.append(one_line(folder.path, f"no {kind} for {len(without)} of the inputs: {names(without)}"))
     return GuidanceFiles(of_stem, tuple(notes)), replace(found, images=images)
 
 

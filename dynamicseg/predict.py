@@ -126,6 +126,7 @@ def load(
             or does not suit it.
         OSError: the file cannot be read.
         ImportError: what runs this kind of file is not installed.
+        MemoryError: there is too little for an engine, or for the one size of images that an ONNX file takes.
     """
     path = Path(path)
     kind = _format(path)

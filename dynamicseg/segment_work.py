@@ -7,6 +7,8 @@ from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from dynamicseg import gpu_pipeline
 from dynamicseg._words import counted
 from dynamicseg.guidance_files import GuidanceFiles
@@ -85,7 +87,7 @@ class SegmentWork(Work):
         written = segmentation.save(self.output, image.stem, self.formats)
         why = " (time is up)" if segmentation.stopped == "time_budget" else ""
         seconds = segmentation.timings["total"]
-        found = f"{counted(segmentation.n_labels, 'label')}, {counted(steps, 'step')}{why}"
+        found = f"{counted(int(np.count_nonzero(segmentation.areas())), 'label')}, {counted(steps, 'step')}{why}"
         return f"{image.path}: {found}, {seconds:.1f} s -> {written[0]}"
 
     def steps(self) -> int | None:

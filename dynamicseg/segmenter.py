@@ -287,7 +287,7 @@ class Segmenter:
             pixels.shape[:2], scribbles=scribbles, guide=guide, mask=mask, channels=self.config.channels
         )
         config = self.config_with(guidance.in_loss)
-        in_training = guidance.at(size, config.channels)
+        in_training = guidance.at(size)
         self._check_label_count(in_training, size, pixels.shape[:2])
         trained_shape = (*size, pixels.shape[2])
         check_memory(trained_shape, config, self._device, available=available)
@@ -417,7 +417,7 @@ class Segmenter:
             superpixels=on_device(None if superpixels is None else np.maximum(superpixels, 0)),  # masked where -1
             mask=on_device(guidance.mask),
             scribbles=on_device(guidance.scribbles),
-            guide=on_device(guidance.guide),
+            guide=on_device(guidance.guide_channels(self.config.channels)),
             label_floor=prepared.label_floor,
             least_labels=len(guidance.drawn),
         )

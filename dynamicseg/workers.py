@@ -25,6 +25,7 @@ from typing import Any, Generic, TypeVar
 
 from dynamicseg.exit_status import TERMINATED
 from dynamicseg.inputs import InputImage
+from dynamicseg.interrupts import interrupts_held_back
 from dynamicseg.segmentation import is_saved
 
 Show = Callable[[int, str], None]
@@ -164,7 +165,7 @@ class Worker(Generic[T]):
 
     def begin(self, image: InputImage, task: Callable[..., T | Outcome], *arguments: object) -> None:
         """Has ``task(image, *arguments, show)`` run."""
-        with _interrupts_held_back():  # the process begins here, and keeps them held back
+        with _begun_without_interrupts():  # the process begins here
             try:
                 future = self._executor.submit(_run, task, image, arguments)
             except BrokenProcessPool:  # killed while it had nothing to do: no image is to blame
@@ -191,6 +192,7 @@ class Worker(Generic[T]):
             result = failure(image, error)
         else:
             result = self.future.result()
+        self.pass_on(lambda *_: None)  # told since the last look, of this image and not of the next one
         if isinstance(error, BrokenProcessPool):
             self._restart()
         self.image, self.future = None, None
@@ -213,7 +215,7 @@ _KILLED = (
 
 
 @contextmanager
-def _interrupts_held_back() -> Iterator[None]:
+def _begun_without_interrupts() -> Iterator[None]:
     """A process that begins meanwhile never sees Ctrl-C, which a terminal sends to all: this one ends the others.
 
     An interrupt or a termination that comes meanwhile has its effect at the end. In the middle, it would leave behind a
@@ -221,20 +223,12 @@ def _interrupts_held_back() -> Iterator[None]:
     process inherits, does not hold it back: the system hands the signal to any other thread of this process, such as
     those of a numerical library, and Python runs the handler in the main thread all the same.
     """
-    held: list[int] = []
-    handlers: dict[signal.Signals, Any] = {}
-    if threading.current_thread() is threading.main_thread():  # the only one that Python interrupts
-        for number in (signal.SIGINT, signal.SIGTERM):
-            handlers[number] = signal.signal(number, lambda number, _: held.append(number))
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        if held:
-            signal.raise_signal(held[0])
+    with interrupts_held_back():
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 # ---- in the worker's process -----------------------------------------------------------------------------------------

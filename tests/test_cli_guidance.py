@@ -91,18 +91,10 @@ def test_a_folder_is_segmented_with_what_is_known_of_it(tmp_path: Path) -> None:
     mask[:, -5:] = 0
     save(tmp_path / "mask.png", mask)
     save(tmp_path / "guide" / "y_labels.png", STROKES[::2, ::3])
-    arguments = (
-        "segment",
-        tmp_path / "in",
-        "-o",
-        tmp_path / "out",
-        "--max-steps",
-        2,
-        "--scribbles",
-        tmp_path / "drawn",
-    )
-    arguments += ("--mask", tmp_path / "mask.png", "--guide", tmp_path / "guide", "--guide-ignore", 255)  # type: ignore[assignment]
-    arguments += ("--continuity", "huber", "--diagonals", "--label-floor", "auto", "--resume", "-v")  # type: ignore[assignment]
+    arguments: list[object] = ["segment", tmp_path / "in", "-o", tmp_path / "out", "--max-steps", 2, "--resume", "-v"]
+    arguments += ["--scribbles", tmp_path / "drawn", "--mask", tmp_path / "mask.png"]
+    arguments += ["--guide", tmp_path / "guide", "--guide-ignore", 255]
+    arguments += ["--continuity", "huber", "--diagonals", "--label-floor", "auto"]
     done = run(*arguments)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("no scribbles for 1 of the inputs: y") == 1
@@ -154,3 +146,22 @@ def test_one_wrong_file_ends_no_other(tmp_path: Path) -> None:
     assert "x.png: is 57x37 pixels, the image 57x38" in lines[0]
     assert "y.png: has no stroke: every pixel is 255" in lines[1]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["z.json", "z_labels.png", "z_overlay.png"]
+
+
+def test_a_model_keeps_the_numbers_that_were_drawn(tmp_path: Path) -> None:
+    for stem in "xyz":
+        save(tmp_path / "in" / f"{stem}.png", np.roll(PHOTO, ord(stem), axis=1))
+    save(tmp_path / "drawn" / "x.png", np.roll(STROKES, ord("x"), axis=1))
+    model = tmp_path / "model.safetensors"
+    quick = ("--steps", 12, "--crop-size", 32, "--width", 8, "--depth", 1, "--seed", 1)
+    arguments = ("train", tmp_path / "in", "-o", model, "--scribbles", tmp_path / "drawn", *quick)
+    done = run(*arguments, "--n-labels", 6)
+    assert done.returncode == 0, done.stderr
+    assert run("predict", model, tmp_path / "in" / "x.png", "-o", tmp_path / "out").returncode == 0
+    labels = read_label_map(tmp_path / "out" / "x_labels.png")
+    drawn = np.roll(STROKES, ord("x"), axis=1)
+    for label in (1, 3):
+        assert (labels[drawn == label] == label).mean() > 0.5
+    refused = run(*arguments, "--n-labels", 3)
+    assert refused.returncode != 0
+    assert "x.png: draws label 3, but a model of 3 labels has 0 to 2: raise n_labels" in refused.stderr

@@ -110,3 +110,28 @@ def test_a_smaller_area_exponent_gives_no_larger_regions() -> None:
 def test_one_superpixel_is_one_region() -> None:
     tree = merge_neighbours(np.zeros((1, 5), np.int64), np.zeros((1, 5, 2), np.float32))
     assert not consensus_regions(tree, [np.arange(5, dtype=np.int64)[None]], 0.8).any()
+
+
+def test_a_guide_has_a_vote_where_it_labels() -> None:
+    columns = np.repeat(np.arange(4), 3)[None].repeat(4, axis=0)
+    tree = merge_neighbours(columns, np.array([0.0, 1, 10, 11], np.float32)[columns][..., None])
+    whole, halves = np.zeros_like(columns), columns // 2
+    for vote, regions in ((0.0, 1), (0.5, 1), (3.0, 2)):
+        found = consensus_regions(tree, [whole], 1.0, halves, vote)
+        assert len(np.unique(found)) == regions
+    assert np.array_equal(found, halves)
+    # Negative numbers, at most of the pixels, are no region that it votes for.
+    unknown = np.where(columns == 0, 0, -1)
+    assert len(np.unique(consensus_regions(tree, [whole], 1.0, np.where(unknown < 0, -1, 0), 1.0))) == 1
+
+
+def test_what_is_no_data_is_in_no_region() -> None:
+    columns = np.repeat(np.arange(4), 3)[None].repeat(4, axis=0)
+    columns[:, 3:6] = -1
+    columns[columns > 1] -= 1
+    tree = merge_neighbours(columns, np.zeros((*columns.shape, 1), np.float32))
+    assert tree.areas().tolist()[:3] == [12, 12, 12]
+    assert tree.children[-1].tolist() != [1, 2]  # the island is merged last
+    found = consensus_regions(tree, [np.maximum(columns, 0) // 1], 0.8)
+    assert (found[:, 3:6] == -1).all()
+    assert (found[:, :3] >= 0).all()

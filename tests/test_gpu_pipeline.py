@@ -251,13 +251,37 @@ def test_an_image_whose_loss_is_not_finite_takes_no_other_with_it() -> None:
     assert third.text.startswith("huge.tif: the loss is ")
 
 
-def test_no_image_is_begun_while_many_pixels_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_image_is_begun_while_much_memory_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     found = pipeline()
-    pixels = (8 * 3 + 9 + 7 * 2) * 57
-    monkeypatch.setattr(gpu_pipeline, "_WAITING_PIXELS", pixels - 1)
+    nbytes = sum(one.nbytes for one in found._ready)
+    assert nbytes == (8 * 3 + 9 + 7 * 2) * 57 * 47
+    monkeypatch.setattr(gpu_pipeline, "_WAITING_BYTES", nbytes - 1)
     assert found._next_image() is None
-    monkeypatch.setattr(gpu_pipeline, "_WAITING_PIXELS", pixels)
+    monkeypatch.setattr(gpu_pipeline, "_WAITING_BYTES", nbytes)
     assert found._next_image() == InputImage(Path("next.png"), "next")
+
+
+def test_what_waits_is_counted_with_all_its_bands() -> None:
+    segmenter = StagedSegmenter(preset="paper", max_steps=1)
+    prepared = segmenter.prepare(np.zeros((8, 9, 200), np.uint8))
+    assert gpu_pipeline._Ready(InputImage(Path("many.tif"), "many"), prepared).nbytes >= 8 * 9 * 200 * 9
+
+
+def test_a_gpu_that_is_out_of_order_fails_each_image_and_not_the_run(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nsee above")
+
+    monkeypatch.setattr(gpu_pipeline, "images_that_fit", broken)
+    monkeypatch.setattr(GpuTrainer, "train_together", broken)
+    work = SegmentWork(tmp_path / "out", ("png",), None, 1, segmenter=StagedSegmenter(preset="paper", max_steps=1))
+    images = find_images([str(photos / "[ab].png")]).images
+    outcomes = list(work.outcomes(images, lambda *_: None))
+    assert sorted(outcome.image.stem for outcome in outcomes) == ["a", "b"]
+    for outcome in outcomes:
+        assert outcome.failed
+        assert outcome.text.endswith(": RuntimeError: CUDA error: an illegal memory access was encountered see above")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

@@ -52,7 +52,9 @@ def test_files_pictures_and_arrays_say_the_same(tmp_path: Path) -> None:
         assert np.array_equal(np.where(found.scribbles < 0, -1, found.drawn[found.scribbles]), TWO)
     mask = PHOTO[..., 0] > 60
     for given in (mask, mask.astype(np.uint8), picture(tmp_path / "mask.png", mask)):
-        assert np.array_equal(read_guidance(SHAPE, mask=given, channels=100).mask, mask)
+        read = read_guidance(SHAPE, mask=given, channels=100).mask
+        assert read is not None
+        assert np.array_equal(read, mask)
     assert read_guidance(SHAPE, scribbles=path, channels=100).files["scribbles"]["path"] == str(path)
 
 
@@ -96,6 +98,7 @@ def test_files_are_named_in_errors(tmp_path: Path) -> None:
 
 
 def test_fewer_labels_than_drawn_cannot_be_had() -> None:
+    options: dict[str, Any]
     for options in ({"n_labels": 1}, {"max_labels": 1}):
         with pytest.raises(ValueError, match="the scribbles have 2 labels, and the result would have 1: allow 2"):
             ds.segment(PHOTO, scribbles=TWO, **options)
@@ -124,15 +127,15 @@ def test_what_is_no_data_is_filled_with_what_is_beside_it() -> None:
 
 def test_a_guide_of_any_size_gives_its_largest_regions() -> None:
     guide = np.repeat(np.arange(6), [8, 1, 5, 4, 3, 9])[:, None].repeat(4, axis=1) * 11 - 1
-    found = read_guidance(SHAPE, guide=guide, scribbles=TWO, channels=6).at(SHAPE, 6)
-    assert found.guide is not None
-    assert found.guide.shape == SHAPE
+    found = read_guidance(SHAPE, guide=guide, scribbles=TWO, channels=6).at(SHAPE).guide_channels(6)
+    assert found is not None
+    assert found.shape == SHAPE
     # Two channels are drawn; of the five regions (the first is negative: none) the smallest has no channel.
-    areas = np.bincount(found.guide[found.guide >= 0], minlength=6)
+    areas = np.bincount(found[found >= 0], minlength=6)
     assert areas[:2].tolist() == [0, 0]
     assert (np.diff(areas[2:]) <= 0).all()
     assert areas[5] > 0
-    assert (found.guide[:13] == -1).all()
+    assert (found[:13] == -1).all()
 
 
 # ---- what they do ----------------------------------------------------------------------------------------------------
@@ -219,7 +222,7 @@ def test_reduced_images_keep_strokes_and_mask() -> None:
 
 def test_the_weight_of_a_guide_fades() -> None:
     guide = np.arange(SHAPE[0])[:, None].repeat(SHAPE[1], axis=1) // 17
-    options = {"preset": "paper", "max_steps": 3, "guide_weight": 2.0}
+    options: dict[str, Any] = {"preset": "paper", "max_steps": 3, "guide_weight": 2.0}
     fading = ds.segment(PHOTO, guide=guide, **options).history
     staying = ds.segment(PHOTO, guide=guide, guide_fades=False, **options).history
     assert fading[0] == staying[0]
@@ -230,19 +233,11 @@ def test_the_weight_of_a_guide_fades() -> None:
     assert np.array_equal(nothing, ds.segment(PHOTO, preset="paper", max_steps=3, mask=np.ones(SHAPE, bool)).labels)
 
 
-def test_a_guide_steers_regions() -> None:
-    quiet = np.random.default_rng(0).normal(0.5, 0.02, (*SHAPE, 3)).astype(np.float32)
-    halves = (np.arange(SHAPE[1]) >= 40).astype(int)[None].repeat(SHAPE[0], axis=0)
-    with_guide = ds.segment(quiet, guide=halves, guide_weight=20.0, n_labels=2, **QUICK).labels
-    agreement = (with_guide == halves).mean()
-    assert max(agreement, 1 - agreement) > 0.9
-
-
 def test_the_published_loss_gives_way() -> None:
     assert ds.segment(PHOTO, preset="paper", **QUICK).config.loss == "published"
     assert ds.segment(PHOTO, preset="paper", scribbles=TWO, **QUICK).config.loss == "fused"
     for options in ({"continuity": "huber"}, {"diagonals": True}, {"label_floor": 4}):
-        segmenter = Segmenter(preset="paper", **options, **QUICK)  # type: ignore[arg-type]
+        segmenter = Segmenter(preset="paper", **options, **QUICK)
         assert segmenter.config.loss == "fused"
         assert segmenter.segment(PHOTO).history[0]["loss"] > 0
 

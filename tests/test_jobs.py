@@ -25,7 +25,7 @@ from dynamicseg.batch import Batch
 from dynamicseg.inputs import InputImage, find_images
 from dynamicseg.segment_work import SegmentWork
 from dynamicseg.segmenter import Segmenter
-from dynamicseg.workers import Outcome, in_processes
+from dynamicseg.workers import Outcome, Worker, in_processes
 
 PHOTO = np.ascontiguousarray(skimage.data.chelsea()[::8, ::8])
 COMMAND = [str(Path(sys.executable).with_name("dynamicseg")), "segment"]
@@ -194,11 +194,11 @@ def test_a_signal_while_a_process_begins_waits_until_it_has_begun(number: signal
     # Another thread, as numerical libraries have them, takes a signal that the main thread has blocked.
     program = f"""
 import os, signal, sys, threading, time
-from dynamicseg.workers import _interrupts_held_back
+from dynamicseg.workers import _begun_without_interrupts
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 threading.Thread(target=time.sleep, args=(30,), daemon=True).start()
 try:
-    with _interrupts_held_back():
+    with _begun_without_interrupts():
         os.kill(os.getpid(), {int(number)})
         time.sleep(0.1)
         print("begun")
@@ -216,3 +216,17 @@ def test_each_image_has_its_progress_on_a_terminal(photos: Path) -> None:
     text = shown_on_terminal([*COMMAND, ".", "-o", "out", "--max-steps", "150", "--jobs", "2"], photos)
     for words in ("a.png", "b.png", "labels, loss", "/150", "3 images in out"):
         assert words in text
+
+
+def test_what_is_told_at_the_very_end_is_not_of_the_next_image() -> None:
+    worker: Worker[Outcome] = Worker(threads=1)
+    one, next_one = (InputImage(Path(f"{name}.png"), name) for name in "ab")
+    worker.image, worker.future = one, Future()
+    worker._executor._initargs[1].send((3, "saving"))
+    worker.future.set_result(Outcome(one, False, "done"))
+    assert worker.outcome() == Outcome(one, False, "done")
+    worker.image = next_one
+    shown: list[object] = []
+    worker.pass_on(lambda *told: shown.append(told))
+    worker.close()
+    assert shown == []

@@ -114,6 +114,11 @@ def absurd_padding(model: onnx.ModelProto) -> None:
     pads.ints[0] = 1 << 30
 
 
+def absurd_kernel(model: onnx.ModelProto) -> None:
+    # Of int8, libraries take memory for each of its pixels at each pixel of the image.
+    convolution_of("n", n=np.zeros((4, 3, 1, 1000), np.float32))(model)
+
+
 def two_graphs(model: onnx.ModelProto) -> bytes:
     content: bytes = model.SerializeToString() + onnx.ModelProto(graph=model.graph).SerializeToString()
     return content
@@ -134,6 +139,7 @@ def two_graphs(model: onnx.ModelProto) -> bytes:
         (enormous_tensor, "holds more or less than it says"),
         (text_tensor, "a tensor of type 0"),
         (absurd_padding, "has a Conv of absurd shape"),
+        (absurd_kernel, "has a Conv of absurd shape"),
         (two_graphs, "is no ONNX file: it holds 2 graphs"),
     ],
 )
@@ -254,6 +260,20 @@ def one_attribute_twice(model: onnx.ModelProto) -> None:
     convolution.attribute.append(helper.make_attribute("pads", [SIDE] * 4))
 
 
+def numbers_of_two_kinds(model: onnx.ModelProto) -> bytes:
+    # Whoever takes the one number for a new beginning of the list sees less padding than ONNX Runtime.
+    convolution = next(node for node in model.graph.node if node.op_type == "Conv")
+    (pads,) = (attribute for attribute in convolution.attribute if attribute.name == "pads")
+    pads.ints.append(1)
+    one, list_of_five = onnx.AttributeProto(i=1), onnx.AttributeProto(ints=[1] * 5)
+    first, rest = onnx.AttributeProto(ints=[99]), onnx.AttributeProto(ints=[1] * 3)
+    content: bytes = model.SerializeToString()
+    assert content.count(list_of_five.SerializeToString()) == 1
+    return content.replace(
+        list_of_five.SerializeToString(), b"".join(part.SerializeToString() for part in (first, one, rest))
+    )
+
+
 def one_tensor_twice(model: onnx.ModelProto) -> None:
     model.graph.initializer.append(model.graph.initializer[0])
 
@@ -264,16 +284,16 @@ def one_tensor_twice(model: onnx.ModelProto) -> None:
         (more_layers, "has more layers than its description says"),
         (many_nodes, "has more layers than its description says"),
         (one_attribute_twice, "has the attribute 'pads' of Conv twice"),
+        (numbers_of_two_kinds, "uses Conv as no exported model does"),
         (one_tensor_twice, "has two tensors of the name 'grey'"),
     ],
 )
 @pytest.mark.usefixtures("never_run")
 def test_graphs_unlike_their_description_are_refused(
-    change: Callable[[onnx.ModelProto], None], words: str, tmp_path: Path
+    change: Callable[[onnx.ModelProto], bytes | None], words: str, tmp_path: Path
 ) -> None:
     model = onnx_models.model()
-    change(model)
-    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    (tmp_path / "m.onnx").write_bytes(change(model) or model.SerializeToString())
     assert words in refusal(tmp_path / "m.onnx")
 
 
@@ -281,6 +301,18 @@ def test_graphs_unlike_their_description_are_refused(
 def test_a_fixed_size_that_no_machine_could_hold_is_refused(tmp_path: Path) -> None:
     path = onnx_models.save(tmp_path / "m.onnx", size=(SIDE, SIDE), batch=4)
     assert f"takes 4 images of {SIDE}x{SIDE} pixels at once" in refusal(path)
+
+
+@pytest.mark.usefixtures("never_run")
+def test_a_fixed_size_that_does_not_fit_is_refused_before_anything_is_computed(tmp_path: Path) -> None:
+    # ONNX Runtime computes at the start what depends on nothing but the size, and here takes what the image would.
+    path = onnx_models.save(tmp_path / "m.onnx", size=(1 << 15, 1 << 15), width=4096, depth=1)
+    with pytest.raises(MemoryError) as caught:
+        load(path, device="cpu")
+    text = str(caught.value)
+    assert text.startswith(f"{path}: the model takes 1 image of 32768x32768 pixels at once, about ")
+    assert text.endswith(" GB are free on cpu: end other programs, or export it for less")
+    assert len(text.splitlines()) == 1
 
 
 # ---- foreign ---------------------------------------------------------------------------------------------------------

@@ -165,11 +165,11 @@ def test_tensors_that_do_not_fit_are_named(change: Any, words: str, content: byt
     ("changes", "words"),
     [
         ({"steps": 6}, "it says that 6 of 5 steps are done"),
-        ({"steps": 0}, "is no checkpoint of a training, or is damaged"),
+        ({"steps": 0}, "is no checkpoint of a training, is one of another version"),
         ({"looks": []}, "has no place in it"),
-        ({"looks": [{"steps": 2}]}, "is no checkpoint of a training, or is damaged"),
-        ({"seconds": "long"}, "is no checkpoint of a training, or is damaged"),
-        ({"seconds": -1.0}, "is no checkpoint of a training, or is damaged"),
+        ({"looks": [{"steps": 2}]}, "is no checkpoint of a training, is one of another version"),
+        ({"seconds": "long"}, "is no checkpoint of a training, is one of another version"),
+        ({"seconds": -1.0}, "is no checkpoint of a training, is one of another version"),
     ],
 )
 def test_a_state_that_does_not_fit_is_said(changes: dict[str, Any], words: str, content: bytes, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from test_training import SMALL, halves
 
 from dynamicseg import ops
 from dynamicseg.training import configure_training, loop
+from dynamicseg.training import train as training
 from dynamicseg.training.images import ImageSet
 from dynamicseg.training.train import train_on, usable
 
@@ -70,6 +72,24 @@ def test_nothing_is_lost_where_training_is_interrupted_between_two_readings(
     assert resumed.history == whole.history
 
 
+def test_an_interrupt_within_a_step_comes_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train_on(halves(), CONFIG)
+    original, calls = torch.optim.SGD.step, [0]
+
+    def interrupted(self: torch.optim.SGD) -> None:
+        original(self)
+        calls[0] += 1
+        if calls[0] == 4:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", interrupted)
+    path = tmp_path / "c.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train_on(halves(), CONFIG, checkpoint=path)
+    resumed = train_on(halves(), CONFIG, checkpoint=path, resume=True)
+    assert resumed.history == whole.history
+
+
 @pytest.mark.usefixtures("in_groups")
 def test_a_loss_that_is_not_finite_is_said_with_its_step(monkeypatch: pytest.MonkeyPatch) -> None:
     original, calls = loop._step, [0]
@@ -82,6 +102,44 @@ def test_a_loss_that_is_not_finite_is_said_with_its_step(monkeypatch: pytest.Mon
     monkeypatch.setattr(loop, "_step", spoiled)
     with pytest.raises(ValueError, match="the loss is nan at step 3"):
         train_on(halves(), CONFIG)
+
+
+def test_a_loss_of_images_held_out_that_is_not_finite_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = loop._loss
+
+    def spoiled(*arguments: Any) -> Any:
+        output, backward = original(*arguments)
+        return (output if torch.is_grad_enabled() else output._replace(loss=output.loss * float("nan"))), backward
+
+    monkeypatch.setattr(loop, "_loss", spoiled)
+    monkeypatch.setattr(loop, "LOOK_EVERY", 3)
+    with pytest.raises(ValueError, match="the loss is nan of images held out, after step 3: "):
+        train_on(halves(), CONFIG.model_copy(update={"held_out": 0.2}))
+
+
+@pytest.mark.usefixtures("in_groups")
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_checkpoint_is_not_written_over_by_what_is_not_finite(
+    interrupted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "_CHECKPOINT_SECONDS", 0.0)
+    original, calls = loop._step, [0]
+
+    def spoiled(*arguments: Any) -> Any:
+        calls[0] += 1
+        if interrupted and calls[0] == 9:
+            raise KeyboardInterrupt
+        output = original(*arguments)
+        return output._replace(loss=output.loss * float("nan")) if calls[0] == 8 else output
+
+    monkeypatch.setattr(loop, "_step", spoiled)
+    path = tmp_path / "c.safetensors"
+    with pytest.raises(KeyboardInterrupt if interrupted else ValueError):
+        train_on(halves(), CONFIG, checkpoint=path)
+    monkeypatch.setattr(loop, "_step", original)
+    told: list[int] = []
+    train_on(halves(), CONFIG, checkpoint=path, resume=True, on_step=lambda record: told.append(record["step"]))
+    assert told == list(range(6, 13))  # after the first five, read together
 
 
 @pytest.mark.usefixtures("in_groups")

@@ -9,7 +9,7 @@
 // unite what is still smaller than the least area.
 //
 // Memory, bytes a pixel: 64 while edges are sorted, 32 afterwards, and 12.5 for each scale (twice as many of the first
-// two, and 20.5, where edges are wide).
+// two, and 24.5, where edges are wide).
 #include "dynamicseg/felzenszwalb.h"
 
 #include <algorithm>

@@ -163,7 +163,10 @@ void launch_labels(const DynamicLossParams& p, const DynamicLossPlan& plan, cons
 template <class Storage, Access kAccess, Measure kMeasure, bool kOptions>
 void launch_measure(const DynamicLossParams& p, const DynamicLossPlan& plan, const CudaLaunch& where,
                     const Images& images) {
-  launch("measure_kernel", &measure_kernel<Storage, kAccess, kMeasure, kOptions>, images.count * plan.tiles, 0, where,
+  // Packs of 2-byte numbers, read by 16 bytes at once, leave the kernels with options too few registers.
+  constexpr bool kByHalves = kOptions && sizeof(Storage) == 2 && kAccess == Access::by_16_bytes;
+  constexpr Access kReads = kByHalves ? Access::by_8_bytes : kAccess;
+  launch("measure_kernel", &measure_kernel<Storage, kReads, kMeasure, kOptions>, images.count * plan.tiles, 0, where,
          false, p, plan, images.first);
 }
 

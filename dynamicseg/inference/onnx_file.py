@@ -213,7 +213,7 @@ class _Model:
             if number == 1:
                 name = text(value)
             elif number == 3:
-                numbers = [signed(_whole(value))]
+                numbers.append(signed(_whole(value)))
             elif number == 4:
                 words = text(value)
             elif number == 8:

@@ -12,6 +12,7 @@ from dynamicseg._files import one_line
 from dynamicseg.inference.cuda_driver import Gpu
 from dynamicseg.inference.onnx_file import OnnxFile, read_onnx
 from dynamicseg.inference.running import cuda_index
+from dynamicseg.inference.tiles import check_fixed_size
 from dynamicseg.memory import available_memory, usable_cores
 
 if TYPE_CHECKING:
@@ -69,10 +70,13 @@ class OnnxModel:
             ValueError: the file is no exported model, or a provider is not there.
             OSError: the file cannot be read.
             ImportError: ONNX Runtime is not installed.
+            MemoryError: it takes images of one size only, and these do not fit.
         """
         runtime = import_runtime()
         wanted = _wanted(providers, device, runtime.get_available_providers())
         file = read_onnx(path)
+        if not set(wanted) & set(_ON_GPU):
+            _check_memory(path, file)
         options = runtime.SessionOptions()
         options.log_severity_level = FATAL_ONLY
         # Its own default is the cores of the machine, also where this process may use only some of them.
@@ -134,6 +138,17 @@ def available_providers(runtime: Any) -> list[str]:
     """Short names of what this ONNX Runtime was built for, the one that is chosen first in front."""
     found = runtime.get_available_providers()
     return [name for name, known in PROVIDERS.items() if known in found]
+
+
+def _check_memory(path: Path, file: OnnxFile) -> None:
+    """Before ONNX Runtime starts, which at once computes what depends on nothing but the size of the image."""
+    batch, height, width, _ = file.shape
+    if height is None or width is None:
+        return
+    try:
+        check_fixed_size(batch or 1, (height, width), file.contract.bytes_per_pixel, available_memory(), "cpu")
+    except MemoryError as error:
+        raise MemoryError(one_line(path, str(error))) from None
 
 
 def _started(

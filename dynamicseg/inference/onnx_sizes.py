@@ -16,6 +16,7 @@ from fractions import Fraction
 from dynamicseg._files import Refusal
 
 _MAX_RANK = 5
+_MAX_KERNEL = 8  # of a first layer with a stride of 4; libraries take memory for each pixel of a kernel
 _MAX_REPEATED = 4  # what a graph repeats, it repeats for its two coordinates; the rest is room
 _NUMBER_TYPES = (1, 6, 7, 10)  # float32, int32, int64, float16 in TensorProto.DataType
 
@@ -241,7 +242,8 @@ class _Graph:
             max(0, pads[axis] + pads[axis + 2] - dilations[axis] * (int(weight[axis + 2].factor) - 1))
             for axis in range(2)
         ]
-        if max(more) > self._beside:
+        kernels = [side.factor for side in weight[2:]]
+        if max(more) > self._beside or max(kernels) > _MAX_KERNEL:
             raise Refusal("has a Conv of absurd shape: export it again")
         if max(more) > 0:
             self._beside = 0

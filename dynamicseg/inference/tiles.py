@@ -114,7 +114,9 @@ def tile_sides(model: RunningModel, size: tuple[int, int], tile: int | None = No
             )
         if _exceeds(size, model.size):
             _check_side(min(model.size), model, "the model's size is")
-        _check_memory(model, model.size)
+        check_fixed_size(
+            model.batch or 1, model.size, model.bytes_per_pixel, model.free_memory(), model.facts["device"]
+        )
         return model.size
     if tile is not None:
         if contract.radius is None:
@@ -154,14 +156,16 @@ def _automatic(model: RunningModel, size: tuple[int, int]) -> tuple[int, int]:
     return _within((side, side), model)
 
 
-def _check_memory(model: RunningModel, size: tuple[int, int]) -> None:
-    """For a model that takes one size only, whatever the image."""
-    needed, available = (model.batch or 1) * size[0] * size[1] * model.bytes_per_pixel, model.free_memory()
+def check_fixed_size(
+    images: int, size: tuple[int, int], bytes_per_pixel: int, available: int | None, device: str
+) -> None:
+    """For a model that takes so many images of one size only: MemoryError if there is too little for them."""
+    needed = images * size[0] * size[1] * bytes_per_pixel
     if available is not None and needed > available:
         raise MemoryError(
-            f"the model takes {counted(model.batch or 1, 'image')} of {size[1]}x{size[0]} pixels at once, about "
-            f"{needed / 1e9:.1f} GB, and {available / 1e9:.1f} GB are free on {model.facts['device']}: end other "
-            "programs, or export it for less"
+            f"the model takes {counted(images, 'image')} of {size[1]}x{size[0]} pixels at once, about "
+            f"{needed / 1e9:.1f} GB, and {available / 1e9:.1f} GB are free on {device}: end other programs, or "
+            "export it for less"
         )
 
 

@@ -91,7 +91,8 @@ def load_checkpoint(path: Path, progress: Progress, config: TrainingConfig, imag
         try:
             state = _State.model_validate_json((content.metadata() or {})[_METADATA_KEY])
         except (KeyError, ValidationError):
-            raise Refusal(f"is no checkpoint of a training, or is damaged: {_ADVICE}") from None
+            text = "is no checkpoint of a training, is one of another version of DynamicSeg, or is damaged"
+            raise Refusal(f"{text}: {_ADVICE}") from None
         _check_same(state, config, images)
         try:
             tensors = fitting_tensors(content, _wanted(state, progress, config), "it does not fit this training")

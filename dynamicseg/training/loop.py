@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dynamicseg import ops
 from dynamicseg.features.planes import FeaturePlanes
+from dynamicseg.interrupts import interrupts_held_back
 from dynamicseg.model import SegmentationNetwork
 from dynamicseg.ops import DynamicLossOutput
 from dynamicseg.ops._runtime import freed_memory_kept
@@ -184,8 +185,9 @@ def _run(
         batch = random_batch(
             images, trained_on, config, (config.seed, _OF_STEP, done), features=progress.network.features
         )
-        output = _step(progress, batch, config, rate)
-        progress.unread.append((rate, _row(output)))
+        with interrupts_held_back():  # a step that is done is also noted: whoever goes on would do it twice
+            output = _step(progress, batch, config, rate)
+            progress.unread.append((rate, _row(output)))
         done = progress.steps_done
         if len(progress.unread) == group or done == config.steps or done % LOOK_EVERY == 0:
             new = progress.read()
@@ -201,13 +203,16 @@ def _steps_between_readings(config: TrainingConfig) -> int:
 
 def _tell(records: Sequence[TrainingRecord], on_step: OnTrainingStep | None) -> None:
     for record in records:
-        if not math.isfinite(record["loss"]):
-            raise ValueError(
-                f"the loss is {record['loss']} at step {record['step']}: the learning rate is too high, or values of "
-                "the images are too far from 0..1"
-            )
+        _check_finite(record["loss"], f"at step {record['step']}")
         if on_step is not None:
             on_step(record)
+
+
+def _check_finite(loss: float, where: str) -> None:
+    if not math.isfinite(loss):
+        raise ValueError(
+            f"the loss is {loss} {where}: the learning rate is too high, or values of the images are too far from 0..1"
+        )
 
 
 def _stopped(progress: Progress, config: TrainingConfig, fits: bool) -> Stopped | None:
@@ -235,6 +240,7 @@ def _look(progress: Progress, watched: Batch, config: TrainingConfig) -> None:
     with torch.no_grad():
         output, _ = _loss(progress.network, watched, config)
     loss = float(output.loss.mean())
+    _check_finite(loss, f"of images held out, after step {progress.steps_done}")  # no number is less than NaN
     if not progress.looks or loss < min(look.loss for look in progress.looks):
         progress.best = {name: tensor.clone() for name, tensor in progress.network.state_dict().items()}
     counts = output.label_counts.float()

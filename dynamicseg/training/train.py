@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import time
@@ -195,10 +196,16 @@ def train_on(
         progress.seconds += time.perf_counter() - began
     saved = [time.perf_counter()]
 
-    def after_step(record: TrainingRecord) -> None:
-        if path is not None and time.perf_counter() - saved[0] > _CHECKPOINT_SECONDS:
+    def save() -> None:
+        # On a GPU steps are read several at a time. After one whose loss is not finite there is nothing to carry on:
+        # the checkpoint before it stays.
+        if path is not None and all(math.isfinite(record["loss"]) for record in progress.history):
             save_checkpoint(path, progress, config, identity)
             saved[0] = time.perf_counter()
+
+    def after_step(record: TrainingRecord) -> None:
+        if time.perf_counter() - saved[0] > _CHECKPOINT_SECONDS:
+            save()
         if on_step is not None:
             on_step(record)
 
@@ -208,8 +215,8 @@ def train_on(
                 progress, images, trained_on, held_out, config, finishing_seconds=reserved, on_step=after_step
             )
     except (KeyboardInterrupt, SystemExit):
-        if path is not None and progress.history:
-            save_checkpoint(path, progress, config, identity)
+        if progress.history:
+            save()
         raise
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):

@@ -14,7 +14,7 @@ struct FelzenszwalbParams {
   const double* scales;           // [count], >= 0: larger gives larger segments
   const std::int64_t* min_sizes;  // [count]: the least area of a segment, in pixels, as far as the image has so many
   std::int64_t count;
-  // Whether numbers of edges take 64 bits: they must from 2^30 pixels up, and below it the result is the same.
+  // Whether numbers of edges take 64 bits: they must above 2^30 pixels, and up to it the result is the same.
   bool wide_edges;
   std::int64_t* segments;  // [count, height, width]: numbers from 0 without gaps, in the order of their first pixels
 };
