@@ -228,15 +228,21 @@ def _limit(one: Form, product: Timing, settings: Settings) -> dict[str, float]:
     return {"ms": 1e3 * gflop / rate, "gflop": gflop, "gflop_per_s": rate}
 
 
+# For each 16 x 16 pixels, where maps of stride 16 have one.
+_OF_BACKBONE = {"efficientnet-lite0": 1_242_256}
+
+
 def multiplications(description: Mapping[str, Any], size: tuple[int, int]) -> int:
-    """Of the network's convolutions, for one image of ``size``."""
+    """Of the convolutions of the network, and of the one that its features come from, for one image of ``size``."""
     network = description["network"]
     stride, width = network["stride"], network["width"]
     rows, columns = (-(-side // stride) for side in size)
-    bands = description["bands"] + (2 if network["coordinates"] else 0)
+    bands = description["bands"] + network.get("feature_planes", 0) + (2 if network["coordinates"] else 0)
+    backbone = description.get("backbone")
+    before = _OF_BACKBONE[backbone["source"]] * size[0] * size[1] / 256 if backbone else 0
     first = bands * width * (9 if stride == 1 else (2 * stride) ** 2)
     others = (network["depth"] - 1) * 9 * width * width
-    return int(rows * columns * (first + others + width * description["label_count"]))
+    return int(before + rows * columns * (first + others + width * description["label_count"]))
 
 
 # ---- what the user sees ----------------------------------------------------------------------------------------------

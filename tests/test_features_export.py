@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from test_predict_device import run
 
 import dynamicseg as ds
+from dynamicseg.bench.inference import multiplications
 from dynamicseg.export import export
 from dynamicseg.features.efficientnet import EfficientNetLite0
 from dynamicseg.features.planes import FeaturePlanes
@@ -95,6 +96,20 @@ def test_the_graph_is_as_large_as_its_limits_say(exported: Path) -> None:
     assert operators.count("Conv") == limits.convolutions + 3
     assert "BatchNormalization" not in operators
     assert "Pad" not in operators
+
+
+def test_the_benchmark_counts_what_the_graph_multiplies(model: TrainedModel, exported: Path) -> None:
+    graph = onnx.load(exported).graph
+    elements = {tensor.name: int(np.prod(tensor.dims)) for tensor in graph.initializer}
+    stride, found = {"image": 1}, 0
+    for node in graph.node:
+        of_node = max((stride[name] for name in node.input if name in stride), default=1)
+        if node.op_type == "Conv":
+            of_node *= {a.name: a.ints[0] for a in node.attribute if a.ints}.get("strides", 1)
+            found += elements[node.input[1]] * (64 * 96 // of_node**2)
+        stride[node.output[0]] = 1 if node.op_type == "Resize" else of_node
+    expected = multiplications(model.description.model_dump(), (64, 96))
+    assert found == pytest.approx(expected, rel=0.02)
 
 
 def test_a_device_without_pytorch_and_the_extra_predicts(model: TrainedModel, exported: Path, tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 A file of a few hundred bytes could ask for any amount of memory: constants repeated to any size, an image multiplied
 with itself, padding. So only the operators that export writes are known here, and of each only what it is used for; a
 size may come from the file or from the size of the image, but not be computed; and no tensor may have more numbers for
-a pixel than the model has channels.
+a pixel than the model has channels. A description that names a pretrained network allows what that one adds, which
+``contract.BACKBONES`` has.
 """
 
 from __future__ import annotations
