@@ -8,7 +8,7 @@ import pytest
 from dynamicseg.training.config import configure_training
 from dynamicseg.training.crops import random_batch
 from dynamicseg.training.images import ImageSet
-from dynamicseg.training.scribbles import order_of_labels, read_strokes
+from dynamicseg.training.scribbles import order_of_labels, read_strokes, spread
 
 IMAGES = [np.random.default_rng(k).random((40, 50, 3)) for k in range(3)]
 
@@ -51,3 +51,12 @@ def test_labels_beyond_the_model_and_lists_of_another_length_are_refused() -> No
         read_strokes(images, [drawn(1)], 5)
     with pytest.raises(ValueError, match="is 50x40 pixels"):
         read_strokes(ImageSet([IMAGES[0][:-1]]), [drawn(1)], 5)
+
+
+def test_strokes_spread_over_their_superpixels() -> None:
+    superpixels = np.array([[0, 0, 1, 1, 2, 2, 2]])
+    scribbles = np.array([[-1, 4, -1, -1, 1, 3, 3]])
+    assert spread(scribbles, superpixels).tolist() == [[4, 4, -1, -1, 1, 3, 3]]
+    assert spread(np.array([[-1, -1, -1, -1, -1, 3, -1]]), superpixels).tolist() == [[-1, -1, -1, -1, 3, 3, 3]]
+    nothing = np.full((1, 7), -1)
+    assert spread(nothing, superpixels) is nothing

@@ -19,6 +19,7 @@ from dynamicseg.superpixels import felzenszwalb_superpixels
 from dynamicseg.terms import NO_LABEL
 from dynamicseg.training.config import TrainingConfig
 from dynamicseg.training.images import ImageSet
+from dynamicseg.training.scribbles import spread
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -138,7 +139,10 @@ def _crop(
         superpixels = cut(of_image)
     else:
         superpixels = _superpixels(values, config)
-    return _Crop(values, of_features, place, _of_response(superpixels, config.network.stride), scribbles)
+    superpixels = _of_response(superpixels, config.network.stride)
+    if scribbles is not None:
+        scribbles = spread(scribbles, superpixels)
+    return _Crop(values, of_features, place, superpixels, scribbles)
 
 
 def _padded(array: NDArray[Any], height: int, width: int) -> NDArray[Any]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from dynamicseg._files import one_line
 from dynamicseg.guidance import LabelFile, read_guidance
+from dynamicseg.terms import NO_LABEL
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,8 +47,30 @@ def read_strokes(images: ImageSet, scribbles: Sequence[object], n_labels: int) -
             text = f"draws label {highest}, but a model of {n_labels} labels has 0 to {n_labels - 1}: raise n_labels"
             raise ValueError(one_line(subject, text))
         assert found.scribbles is not None
-        strokes[number] = np.where(found.scribbles < 0, -1, found.drawn[found.scribbles])
+        strokes[number] = np.where(found.scribbles < 0, NO_LABEL, found.drawn[found.scribbles])
     return strokes
+
+
+def spread(scribbles: NDArray[np.int64], superpixels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Scribbles over the whole of each superpixel that they touch, the most frequent label where there are several.
+
+    The network cannot tell a stroke from what is beside it: without this the many pixels beside it, which learn what
+    the network calls them already, would decide what the stroke is called, too.
+
+    Args:
+        scribbles: ``[h, w]``, -1 where nothing was drawn.
+        superpixels: ``[h, w]``, numbers from 0.
+    """
+    drawn = scribbles >= 0
+    if not drawn.any():
+        return scribbles
+    labels = int(scribbles.max()) + 1
+    counts = np.bincount(
+        superpixels[drawn] * labels + scribbles[drawn], minlength=(int(superpixels.max()) + 1) * labels
+    )
+    counts = counts.reshape(-1, labels)
+    label = np.where(counts.any(axis=1), counts.argmax(axis=1), NO_LABEL)
+    return np.where(drawn, scribbles, label[superpixels])
 
 
 def order_of_labels(areas: NDArray[np.int64], strokes: Strokes) -> NDArray[np.int64]:
