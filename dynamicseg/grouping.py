@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dynamicseg.config import SegmenterConfig
 
 
-# What a guide of weight 1 counts in the consensus, where each other segmentation counts 1. On BSDS500 train a half of it
+# What a guide of weight 1 counts in the consensus, where each other segmentation counts 1. On BSDS500 train half of it
 # gains the most from Felzenszwalb's regions, which alone are far worse than the result without them.
 _GUIDE_VOTE = 0.5
 

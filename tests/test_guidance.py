@@ -98,8 +98,8 @@ def test_files_are_named_in_errors(tmp_path: Path) -> None:
 
 
 def test_fewer_labels_than_drawn_cannot_be_had() -> None:
-    options: dict[str, Any]
-    for options in ({"n_labels": 1}, {"max_labels": 1}):
+    for name in ("n_labels", "max_labels"):
+        options: dict[str, Any] = {name: 1}
         with pytest.raises(ValueError, match="the scribbles have 2 labels, and the result would have 1: allow 2"):
             ds.segment(PHOTO, scribbles=TWO, **options)
 
@@ -255,6 +255,6 @@ def test_the_stop_rule_minds_what_is_drawn() -> None:
     rows = np.full(SHAPE, -1)
     for label in range(6):
         rows[8 * label] = label
-    segmentation = ds.segment(PHOTO, scribbles=rows, preset="paper", max_steps=60)
+    segmentation = ds.segment(PHOTO, scribbles=rows, preset="paper", max_steps=25)
     assert all(record["n_labels"] > 6 for record in segmentation.history[:-1])
     assert set(range(6)) <= set(np.unique(segmentation.labels))
