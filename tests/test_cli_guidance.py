@@ -120,10 +120,10 @@ def test_a_folder_is_segmented_with_what_is_known_of_it(tmp_path: Path) -> None:
     ("options", "words"),
     [
         (["--scribbles", "nowhere"], "nowhere: no such file or folder"),
-        (["--label-floor", "0"], "label_floor wants a whole number, at least 1, or auto, not 0"),
-        (["--label-floor", "many"], "label_floor wants a whole number, at least 1, or auto, not 'many'"),
-        (["--continuity", "l2"], "continuity wants 'l1' or 'huber', not 'l2'"),
-        (["--guide-weight", "-1"], "guide_weight wants"),
+        (["--label-floor", "0"], "--label-floor wants a whole number, at least 1, or auto, not 0"),
+        (["--label-floor", "many"], "--label-floor wants a whole number, at least 1, or auto, not 'many'"),
+        (["--continuity", "l2"], "--continuity wants 'l1' or 'huber', not 'l2'"),
+        (["--guide-weight", "-1"], "--guide-weight wants"),
     ],
 )
 def test_a_wrong_call_is_one_line(tmp_path: Path, options: list[str], words: str) -> None:

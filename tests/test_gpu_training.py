@@ -214,3 +214,34 @@ def test_what_cannot_be_captured_is_run_step_by_step(monkeypatch: pytest.MonkeyP
     assert GpuTrainer(options()).train(image).history == expected.history
     assert why_no_graph(image.device) != ""
     assert torch.cuda.current_stream() == stream
+
+
+def test_terms_of_the_loss_are_those_of_the_cpu(device: torch.device) -> None:
+    drawn = torch.full((1, 20, 30), -1)
+    drawn[:, 3:5, 4:20], drawn[:, 12, 2:9] = 0, 1
+    mask = torch.ones(1, 20, 30, dtype=torch.bool)
+    mask[:, :, 25:] = False
+    maps = {"superpixels": squares(), "mask": mask, "scribbles": drawn, "guide": (squares() // 6) % 12}
+    config = options(continuity="huber", diagonals=True, guide_weight=3.0)
+    expected = train_on_image(noise(), config, terms=ImageTerms(**maps, label_floor=4, least_labels=2))
+    trainer = GpuTrainer(config)
+    on_device = {name: tensor.to(device) for name, tensor in maps.items()}
+    terms = ImageTerms(**on_device, label_floor=4, least_labels=2)
+    trained = trainer.train(noise().to(device), terms=terms)
+    assert_begins_alike(trained, expected, 4)
+    # Another image with terms of the same kind, in the same memory, and then the first again.
+    trainer.train(noise(seed=6).to(device), terms=ImageTerms(**{**on_device, "guide": on_device["guide"].flip(1)}))
+    assert trainer.train(noise().to(device), terms=terms).history == trained.history
+
+
+def test_least_labels_end_training_early(device: torch.device) -> None:
+    history = GpuTrainer(options()).train(noise().to(device), terms=ImageTerms(least_labels=10)).history
+    assert all(record["n_labels"] > 10 for record in history[:-1])
+    expected = train_on_image(noise(), options(), terms=ImageTerms(least_labels=10)).history
+    assert abs(len(history) - len(expected)) <= 2
+
+
+def test_terms_of_several_kinds_are_not_trained_on_together(device: torch.device) -> None:
+    kinds = [ImageTerms(), ImageTerms(superpixels=squares().to(device))]
+    with pytest.raises(ValueError, match="other terms of the loss cannot be trained on together"):
+        GpuTrainer(options()).train_together([noise().to(device), noise().to(device)], terms=kinds)

@@ -256,6 +256,6 @@ def test_the_stop_rule_minds_what_is_drawn() -> None:
     rows = np.full(SHAPE, -1)
     for label in range(6):
         rows[8 * label] = label
-    segmentation = ds.segment(PHOTO, scribbles=rows, preset="paper", max_steps=60)
+    segmentation = ds.segment(PHOTO, scribbles=rows, preset="paper", max_steps=25)
     assert all(record["n_labels"] > 6 for record in segmentation.history[:-1])
     assert set(range(6)) <= set(np.unique(segmentation.labels))

@@ -168,8 +168,8 @@ class TestLabelMaps:
         path = tmp_path / "x.png"
         with pytest.raises(TypeError, match="float64"):
             dio.write_label_map(path, np.zeros((2, 2)))
-        with pytest.raises(ValueError, match="-1 to 0"):
-            dio.write_label_map(path, np.array([[0, -1]]))
+        with pytest.raises(ValueError, match="-2 to 0"):
+            dio.write_label_map(path, np.array([[0, -2]]))
         with pytest.raises(ValueError, match=r"use '.tif'"):
             dio.write_label_map(path, np.array([[0, 65536]]))
         with pytest.raises(ValueError, match=r"use '.png'"):

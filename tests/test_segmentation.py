@@ -99,8 +99,8 @@ class TestConstruction:
             segmentation(labels=labels, image=np.zeros((4, 3, 1), np.uint8))
         with pytest.raises(ValueError, match="0 to 2; want 0 to n_labels - 1 = 1"):
             segmentation(n_labels=2)
-        with pytest.raises(ValueError, match="-1 to -1"):
-            segmentation(labels=labels - 1, n_labels=1)
+        with pytest.raises(ValueError, match="-2 to -2"):
+            segmentation(labels=labels - 2, n_labels=1)
 
     def test_repr_is_one_short_line(self) -> None:
         assert repr(segmentation()) == ("Segmentation(3x3, n_labels=3, steps=1, source='photos/x.jpg')")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dynamicseg import DynamicLoss, _native, reference
 from dynamicseg.ops import dynamic_loss, dynamic_loss_and_grad
-from dynamicseg.superpixels import felzenszwalb_superpixels
+from dynamicseg.superpixels import felzenszwalb_superpixels, split_by_guide
 
 
 @pytest.fixture(params=_native.available_instruction_sets(), autouse=True)
@@ -129,3 +129,18 @@ def test_felzenszwalb_numbers_have_no_gaps_and_any_number_of_bands() -> None:
     assert numbers.shape == (30, 40)
     assert set(np.unique(numbers)) == set(range(numbers.max() + 1))
     assert numbers[0, 0] != numbers[0, -1]
+
+
+def test_a_guide_cuts_superpixels_but_noise_does_not() -> None:
+    superpixels = np.repeat(np.arange(4), 10)[None].repeat(12, axis=0)
+    halves = (np.arange(12) >= 5).astype(int)[:, None].repeat(40, axis=1)
+    cut = split_by_guide(superpixels, halves, min_size=20)
+    assert sorted(np.unique(cut)) == list(range(8))
+    for number in range(8):
+        inside = cut == number
+        assert len(np.unique(superpixels[inside])) == len(np.unique(halves[inside])) == 1
+    noise = np.random.default_rng(0).integers(0, 20, (12, 40))
+    assert np.array_equal(split_by_guide(superpixels, noise, min_size=20), superpixels)
+    corner = np.zeros_like(superpixels)
+    corner[:3, :3] = 1  # a piece too small to be one
+    assert np.array_equal(split_by_guide(superpixels, corner, min_size=20), superpixels)
