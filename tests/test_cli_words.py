@@ -79,7 +79,10 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("segment x -o o --mu much", "--mu wants a number"),
         ("segment x -o o --jobs 0", "--jobs wants at least 1"),
         ("segment x", "missing option '-o' / '--output'; dynamicseg segment --help shows how it is called"),
-        ("segment x -o o --preset fats", "--preset 'fats': choose fast, quality, pretrained or paper; did you mean fast?"),
+        (
+            "segment x -o o --preset fats",
+            "--preset 'fats': choose fast, quality, pretrained or paper; did you mean fast?",
+        ),
         ("segment x -o o --weighting fsg", "--weighting wants 'fsf', 'scf' or 'fixed', not 'fsg'; did you mean fsf?"),
         ("bench los", "No such command 'los'. Did you mean 'loss'?"),
     ],
