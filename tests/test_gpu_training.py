@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -230,7 +231,7 @@ def test_terms_of_the_loss_are_those_of_the_cpu(device: torch.device) -> None:
     trained = trainer.train(noise().to(device), terms=terms)
     assert_begins_alike(trained, expected, 4)
     # Another image with terms of the same kind, in the same memory, and then the first again.
-    trainer.train(noise(seed=6).to(device), terms=ImageTerms(**{**on_device, "guide": on_device["guide"].flip(1)}))
+    trainer.train(noise(seed=6).to(device), terms=replace(terms, guide=on_device["guide"].flip(1)))
     assert trainer.train(noise().to(device), terms=terms).history == trained.history
 
 
