@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dynamicseg._words import counted
+from dynamicseg._words import counted, in_one_line
 from dynamicseg.inference.contract import ModelContract
 from dynamicseg.predict import load, model_input
 from dynamicseg.trained_model import TrainedModel
@@ -67,7 +67,7 @@ def forms(path: Path, *, threads: int, compile: bool) -> Iterator[Form | tuple[s
             # An engine may be for another machine, which is no reason to leave out the others.
             if isinstance(error, ValueError) and path.suffix.lower() != ".engine":
                 raise
-            yield name, " ".join(str(error).split())
+            yield name, in_one_line(error)
 
 
 def form(path: Path, mode: str | None, *, name: str, threads: int) -> Form:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dynamicseg._words import in_one_line
 from dynamicseg.config import SegmenterConfig
 from dynamicseg.devices import repeatable_convolutions
 from dynamicseg.image_terms import ImageTerms, guide_weights
@@ -305,7 +306,7 @@ def _captured(steps: Sequence[TrainingStep], device: torch.device) -> Callable[[
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        _NO_GRAPH[device] = _one_line(error)
+        _NO_GRAPH[device] = in_one_line(error)
         return one_by_one
 
 
@@ -364,13 +365,9 @@ def why_no_graph(device: torch.device) -> str:
         except torch.OutOfMemoryError:
             raise  # which passes
         except RuntimeError as error:
-            _NO_GRAPH[device] = _one_line(error)
+            _NO_GRAPH[device] = in_one_line(error)
     return _NO_GRAPH[device]
 
 
 def _count(number: Tensor) -> None:
     number += 1
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

@@ -23,6 +23,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from dynamicseg._words import in_one_line
 from dynamicseg.exit_status import TERMINATED
 from dynamicseg.inputs import InputImage
 from dynamicseg.interrupts import interrupts_held_back
@@ -101,7 +102,7 @@ class Work:
 
 def failure(image: InputImage, error: Exception, hint: str = "") -> Outcome:
     """What became of an image that met ``error``."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = in_one_line(error)
     if not isinstance(error, (ValueError, TypeError, OSError, MemoryError, ImportError)):
         text = f"{type(error).__name__}: {text}"
     named = text if text.startswith(str(image.path)) else f"{image.path}: {text}"

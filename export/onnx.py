@@ -13,6 +13,7 @@ import onnxslim
 import torch
 from torch import Tensor, nn
 
+from dynamicseg._words import in_one_line
 from dynamicseg.export.formats import INPUT, OUTPUT
 from dynamicseg.model import SegmentationNetwork
 
@@ -104,7 +105,7 @@ def check(model: onnx.ModelProto) -> None:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = in_one_line(error)[:300]
         text = f"the graph that was made breaks the rules of ONNX ({reason}): no file was written; choose another opset"
         raise ValueError(text) from None
 

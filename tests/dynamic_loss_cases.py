@@ -117,7 +117,7 @@ def differentiate(
 ) -> Result:
     leaf = x.detach().requires_grad_()
     output = loss(leaf, mask=mask, **options)
-    grad_loss = 1 + torch.arange(x.shape[0], dtype=torch.float64) / 4  # another one for each image
+    grad_loss = arriving_gradient(x.shape[0])
     (grad_x,) = torch.autograd.grad(output.loss, leaf, grad_loss.to(output.loss))
     return Result(output._replace(loss=output.loss.detach()), grad_x, grad_loss)
 

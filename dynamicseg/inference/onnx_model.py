@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dynamicseg._files import one_line
+from dynamicseg._words import in_one_line
 from dynamicseg.inference.cuda_driver import Gpu
 from dynamicseg.inference.onnx_file import OnnxFile, read_onnx
 from dynamicseg.inference.running import cuda_index
@@ -208,5 +209,4 @@ def _unusable(name: str, version: str | None, built_in: Sequence[str] | None = N
 
 def failure_of(error: Exception) -> str:
     """ONNX Runtime's own message in one line, not too long."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text.replace("[ONNXRuntimeError] : ", "")[:300]
+    return in_one_line(error).replace("[ONNXRuntimeError] : ", "")[:300]

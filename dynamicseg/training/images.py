@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynamicseg._files import one_line
-from dynamicseg._words import counted
+from dynamicseg._words import counted, in_one_line
 from dynamicseg.inputs import find_images
 from dynamicseg.io import as_image
 from dynamicseg.training.scribbles import Strokes
@@ -90,7 +90,7 @@ class ImageSet:
             if self._on_failure is None:
                 raise
             self._failed.add(number)
-            self._on_failure(" ".join(str(error).split()))
+            self._on_failure(in_one_line(error))
             return None
         if isinstance(source, (str, os.PathLike)):
             self._keep(self._kept, number, image)
