@@ -28,6 +28,7 @@ from rich.table import Table
 
 from dynamicseg import io
 from dynamicseg._files import one_line
+from dynamicseg._words import did_you_mean
 from dynamicseg.bench.strokes import drawn_strokes
 from dynamicseg.evaluate import ImagePair, Scores, open_dataset
 from dynamicseg.evaluate.methods import parse_method, prepare
@@ -74,8 +75,10 @@ def run(
     for argument, count in (("limit", limit), ("every", every)):
         if count is not None and count < 1:
             raise ValueError(f"{argument} is {count}: pass at least 1")
-    unknown = [row for row in rows if row not in ROWS]
-    if unknown or not rows or len(set(rows)) < len(rows):
+    for row in rows:
+        if row not in ROWS:
+            raise ValueError(f"row {row!r}: choose from {', '.join(ROWS)}{did_you_mean(row, ROWS)}")
+    if not rows or len(set(rows)) < len(rows):
         raise ValueError(f"rows: name at least one of {', '.join(ROWS)}, and none twice")
     segmenter = Segmenter(**{"seed": seed, **(options or {})})
     dataset = open_dataset(root, "bsds500", split=split)

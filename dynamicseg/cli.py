@@ -33,14 +33,11 @@ from dynamicseg.weighting import DEFAULT_MU, WEIGHTINGS
 app = typer.Typer(
     name="dynamicseg",
     help="Segment images with no labels: a small network is trained on each image.",
+    epilog="Example: dynamicseg segment photos/ -o out",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(bench_app, name="bench")
-app.command("train", epilog="Example: dynamicseg train photos/ -o model.safetensors --n-labels 8")(train_command)
-app.command("export", epilog="Example: dynamicseg export model.safetensors --to onnx -o model.onnx")(export_command)
-app.command("predict", epilog="Example: dynamicseg predict model.onnx photos/ -o out")(predict_command)
 
 # What the command line library raises for a wrong call; its own base class has no public name.
 _UsageError: Any = typer.BadParameter.__mro__[1]
@@ -312,6 +309,11 @@ def segment_command(
     return Batch(work, resume=resume, quiet=quiet, verbose=verbose, notes=files.notes).run(found)
 
 
+app.command("train", epilog="Example: dynamicseg train photos/ -o model.safetensors --n-labels 8")(train_command)
+app.command("export", epilog="Example: dynamicseg export model.safetensors --to onnx -o model.onnx")(export_command)
+app.command("predict", epilog="Example: dynamicseg predict model.onnx photos/ -o out")(predict_command)
+
+
 @app.command(
     "evaluate", epilog="Example: dynamicseg evaluate out BSDS500 --dataset bsds500 --split val --json scores.json"
 )
@@ -368,6 +370,9 @@ def info_command(
     width = max(len(name) for name in facts)
     for name, value in facts.items():
         print(f"{name.replace('_', ' '):<{width}}  {', '.join(value) if isinstance(value, list) else value}")
+
+
+app.add_typer(bench_app, name="bench")
 
 
 if __name__ == "__main__":

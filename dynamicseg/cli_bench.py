@@ -12,7 +12,9 @@ from dynamicseg.cli_predict import bench_inference_command
 from dynamicseg.cli_report import Verbose, report
 from dynamicseg.cli_train import bench_train_command
 
-bench_app = typer.Typer(help="Measure speed and quality on this machine.", no_args_is_help=True)
+bench_app = typer.Typer(
+    help="Measure speed and quality on this machine.", epilog="Example: dynamicseg bench loss", no_args_is_help=True
+)
 bench_app.command("train", epilog="Example: dynamicseg bench train train/ val/ labels/ --ignore-label 11")(
     bench_train_command
 )

@@ -83,6 +83,10 @@ def usage_in_words(error: Any) -> str:
         known = [name for parameter in context.command.params for name in parameter.opts]
         hint = did_you_mean(unknown, known) or f"; {context.command_path} --help lists what there is"
         return f"{context.command_path} has no option {unknown}{hint}"
+    if unknown_command := re.match(r"No such command '([^']*)'", text):
+        command = unknown_command[1]
+        hint = did_you_mean(command, context.command.commands) or f"; {context.command_path} --help lists what there is"
+        return f"{context.command_path} has no command {command}{hint}"
     if invalid := re.fullmatch(r"Invalid value for '([^']*)'(?: / '[^']*')*: (.*)", text, re.DOTALL):
         wanted = invalid[2].removeprefix("Input should be ").partition(", unable to parse")[0]
         wanted = wanted.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")

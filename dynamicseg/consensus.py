@@ -17,13 +17,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.sparse import coo_array, csr_array, hstack
 
 from dynamicseg import _native
 from dynamicseg.partition import connected_components
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from scipy.sparse import csr_array
 
     from dynamicseg.region_tree import RegionTree
 
@@ -61,6 +61,8 @@ def stability(
     tree: RegionTree, areas: NDArray[np.int64], segmentations: Sequence[NDArray[np.int64]]
 ) -> NDArray[np.float64]:
     """Of each node, the mean over segmentations of its best intersection over union with one of their regions."""
+    from scipy.sparse import csr_array, hstack
+
     overlaps = [_overlaps(tree, segmentation) for segmentation in segmentations]
     first_region = np.cumsum([0, *(overlap.shape[1] for overlap in overlaps)])
     leaves = csr_array(hstack(overlaps, format="csr"))
@@ -90,6 +92,8 @@ def stability(
 
 def _overlaps(tree: RegionTree, segmentation: NDArray[np.int64]) -> csr_array:
     """``[leaves, regions]``: pixels that lie in both."""
+    from scipy.sparse import coo_array, csr_array
+
     shape = (tree.leaves, int(segmentation.max()) + 1)
     valid = tree.superpixels >= 0
     leaves, regions = tree.superpixels[valid], segmentation[valid]

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt
 
 from dynamicseg._files import one_line
 from dynamicseg.io import read_label_map
@@ -127,6 +126,8 @@ def filled(values: NDArray[Any], mask: NDArray[np.bool_] | None) -> NDArray[Any]
     """``[H, W, C]`` with the nearest valid pixel wherever there is no data, so that no edge begins there."""
     if mask is None or mask.all():
         return values
+    from scipy.ndimage import distance_transform_edt
+
     rows, columns = distance_transform_edt(~mask, return_distances=False, return_indices=True)
     result: NDArray[Any] = values[rows, columns]
     return result

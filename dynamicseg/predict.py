@@ -6,7 +6,6 @@ Pillow and ONNX Runtime.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 import sys
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dynamicseg._files import one_line, opened
-from dynamicseg._words import counted
+from dynamicseg._words import counted, did_you_mean
 from dynamicseg.inference.tiles import OnTile, predict_tiled
 from dynamicseg.io import as_image
 from dynamicseg.prediction import Prediction
@@ -187,9 +186,8 @@ def _format(path: Path) -> str:
     suffix = path.suffix.lower()
     if suffix in _FORMATS:
         return _FORMATS[suffix]
-    nearest = difflib.get_close_matches(suffix, _FORMATS, n=1)
-    hint = f"did you mean {nearest[0]}? " if nearest else ""
-    text = f"its suffix {suffix!r} names no kind of model; {hint}known are {', '.join(_FORMATS)}"
+    hint = did_you_mean(suffix, _FORMATS)
+    text = f"its suffix {suffix!r} names no kind of model; known are {', '.join(_FORMATS)}{hint}"
     raise ValueError(one_line(path, text))
 
 

@@ -11,9 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from dynamicseg import _native
 
@@ -164,6 +161,8 @@ def mean_colours(superpixels: NDArray[np.int64], colours: NDArray[np.float32], l
 
 def colour_gradient(colours: NDArray[np.float32]) -> NDArray[np.float64]:
     """``[H, W]``: length of the colour gradient of the smoothed image, over all components, in units a pixel."""
+    from scipy.ndimage import gaussian_filter
+
     along_axis = np.zeros((2, *colours.shape[:2]))
     for d in range(colours.shape[2]):  # one by one: there may be hundreds, and all in float64 would not fit
         smooth = gaussian_filter(colours[..., d].astype(np.float64), _GRADIENT_SIGMA)
@@ -210,6 +209,9 @@ def borders_of(superpixels: NDArray[np.int64], gradient: NDArray[np.float64], le
 
 def _connected(borders: Borders, leaves: int) -> Borders:
     """With a border more between the parts of an image that pixels without data keep apart, one after another."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     graph = coo_array((borders.lengths, (borders.first, borders.second)), shape=(leaves, leaves))
     count, part = connected_components(graph, directed=False)
     if count == 1:

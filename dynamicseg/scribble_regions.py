@@ -14,15 +14,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt, find_objects
-from scipy.sparse import coo_array, csc_array, diags_array
-from scipy.sparse.linalg import splu
 
 from dynamicseg.region_tree import borders_of, colour_gradient, mean_colours
 from dynamicseg.terms import NO_LABEL
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from scipy.sparse import csc_array
 
 # Tuned on BSDS500 train, with one stroke for each segment and with strokes for half of them; twice as much of any
 # scores alike.
@@ -43,6 +41,8 @@ def split_by_scribbles(superpixels: NDArray[np.int64], scribbles: NDArray[np.int
         superpixels: ``[H, W]`` numbers from 0 without gaps, -1 where there is no data.
         scribbles: ``[H, W]`` numbers from 0, -1 where nothing was drawn, as there is where there is no data.
     """
+    from scipy.ndimage import distance_transform_edt, find_objects
+
     drawn = scribbles >= 0
     pairs = np.unique(np.stack([superpixels[drawn], scribbles[drawn]], axis=1), axis=0)
     shared = pairs[1:, 0][pairs[1:, 0] == pairs[:-1, 0]]
@@ -124,6 +124,8 @@ def _conductances(
     leaves: int,
 ) -> csc_array:
     """``[leaves, leaves]``: how easily one comes from each superpixel to each of its neighbours."""
+    from scipy.sparse import coo_array, csc_array
+
     borders = borders_of(superpixels, colour_gradient(colours), leaves)
     first, second = borders.first, borders.second
     gradients = borders.gradients / borders.lengths
@@ -153,6 +155,9 @@ def _reached(
     conductances: csc_array, seeds: NDArray[np.int64], as_label: NDArray[np.float64], as_none: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """``[leaves, labels]``: which share of the walks from each superpixel ends in each label."""
+    from scipy.sparse import csc_array, diags_array
+    from scipy.sparse.linalg import splu
+
     shares = np.zeros(as_label.shape)
     drawn = seeds >= 0
     shares[drawn, seeds[drawn]] = 1.0

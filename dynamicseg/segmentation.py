@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import platform
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dynamicseg._files import whole_file
+from dynamicseg._words import did_you_mean
 from dynamicseg.io import (
     display_rgb,
     label_map_suffix,
@@ -167,9 +167,7 @@ def _known_formats(formats: str | Sequence[str]) -> set[str]:
         raise ValueError(f"no format to save; known formats: {known}")
     for name in wanted:
         if name not in _TAILS:
-            nearest = difflib.get_close_matches(str(name).lower(), _TAILS, n=1)
-            hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-            raise ValueError(f"unknown format {name!r}; {hint}known formats: {known}")
+            raise ValueError(f"unknown format {name!r}; known formats: {known}{did_you_mean(name, _TAILS)}")
     return set(wanted)
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.cluster.vq import kmeans2
-from scipy.spatial.distance import cdist
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,6 +26,9 @@ def group_count(colours: NDArray[np.float32], mask: NDArray[np.bool_] | None = N
         mask: ``[H, W]`` bool, true where there is data; None: everywhere.
         seed: of sample and k-means.
     """
+    from scipy.cluster.vq import kmeans2
+    from scipy.spatial.distance import cdist
+
     random = np.random.default_rng(seed)
     valid = np.arange(colours.shape[0] * colours.shape[1]) if mask is None else np.flatnonzero(mask)
     chosen = valid if len(valid) <= _SAMPLE else random.choice(valid, _SAMPLE, replace=False)

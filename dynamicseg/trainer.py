@@ -10,6 +10,7 @@ from typing import Literal, TypedDict
 
 import torch
 from torch import Tensor
+from torch.optim.sgd import sgd
 
 from dynamicseg import ops
 from dynamicseg.config import SegmenterConfig
@@ -86,7 +87,7 @@ def _train(
     memory_format = _memory_format(config)
     image = image.contiguous(memory_format=memory_format)
     network = seeded_network(image.shape[1], config).to(image.device).to(memory_format=memory_format)  # type: ignore[call-overload]
-    optimizer = torch.optim.SGD(network.parameters(), lr=config.learning_rate, momentum=config.momentum)
+    update = _sgd(network, config)
     history: list[StepRecord] = []
     clock = StepClock(deadline)
     weights = guide_weights(config.guide_weight, config.guide_fades, config.max_steps)
@@ -99,9 +100,31 @@ def _train(
         stopped = _stopped(history, config, terms, clock)
         if stopped is not None:
             return Trained(output.labels[0], history, stopped)
-        optimizer.zero_grad()
+        network.zero_grad()
         backward()
-        optimizer.step()
+        update()
+
+
+def _sgd(network: SegmentationNetwork, config: SegmenterConfig) -> Callable[[], None]:
+    """What ``torch.optim.SGD`` does in a step; the class itself imports the whole compiler of ``torch.compile``."""
+    parameters = list(network.parameters())
+    momenta: list[Tensor | None] = [None] * len(parameters)
+
+    @torch.no_grad()
+    def update() -> None:
+        sgd(
+            parameters,
+            [parameter.grad for parameter in parameters],
+            momenta,
+            lr=config.learning_rate,
+            momentum=config.momentum,
+            dampening=0.0,
+            weight_decay=0.0,
+            nesterov=False,
+            maximize=False,
+        )
+
+    return update
 
 
 def check_finite(record: StepRecord, image: Tensor) -> None:

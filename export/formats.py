@@ -152,7 +152,7 @@ def _check_ranges(chosen: ExportOptions) -> None:
     for name, known in (("hardware_compatibility", HARDWARE_COMPATIBILITIES), ("activations", ACTIVATIONS)):
         named = getattr(chosen, name)
         if named is not None and named not in known:
-            raise ValueError(f"{name} {named!r}: choose from {', '.join(known)}")
+            raise ValueError(f"{name} {named!r}: choose from {', '.join(known)}{did_you_mean(named, known)}")
     for name, lowest, highest in (
         ("min_agreement", 0, 1),
         ("batch", 1, 4096),

@@ -48,7 +48,7 @@ def test_scribbles_help_on_annotated_images(dataset: Callable[[str], Path]) -> N
 
 
 def test_wrong_rows_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="rows: name at least one of none, scribbles"):
+    with pytest.raises(ValueError, match=r"row 'scribble': choose from none, .*; did you mean scribbles\?"):
         guidance.run(tmp_path, rows=["scribble"])
     with pytest.raises(ValueError, match="every is 0: pass at least 1"):
         guidance.run(tmp_path, every=0)

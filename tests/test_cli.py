@@ -140,10 +140,10 @@ def test_a_stack_of_bands_is_an_image_when_the_axis_is_named(tmp_path: Path) -> 
         (["segment", "x.png", "-o", "out", "--max-labels", "some"], "--max-labels"),
         (["segment", "x.png", "-o", "out", "--jobs", "0"], "--jobs"),
         (["segment", "x.png", "-o", "out", "--preset", "papre"], "did you mean paper"),
-        (["segment", "x.png", "-o", "out", "--format", "pgn"], "did you mean 'png'"),
+        (["segment", "x.png", "-o", "out", "--format", "pgn"], "did you mean png?"),
         (["segment", "x.png", "-o", "out", "--device", "gpu"], "auto, cpu, cuda or cuda:N"),
         (["segment", "x.png", "-o", "/dev/null/out"], "/dev/null/out: is no folder that can be written to"),
-        (["segmet"], "Did you mean 'segment'?"),
+        (["segmet"], "did you mean segment?"),
         (["bench", "los"], "loss"),
     ],
 )

@@ -113,7 +113,7 @@ def test_bad_inputs_are_named_and_the_others_are_finished(folder: Path) -> None:
         (["m.onnx", "in"], "missing option '-o' / '--output'"),
         (["m.onnx", "in", "-o", "out", "--tile", "0"], "--tile wants at least 1 pixel, not 0"),
         (["m.onnx", "in", "-o", "out", "--threads", "0"], "--threads wants a whole number, at least 1, not 0"),
-        (["m.onnx", "in", "-o", "out", "--format", "pgn"], "did you mean 'png'"),
+        (["m.onnx", "in", "-o", "out", "--format", "pgn"], "did you mean png?"),
         (["m.onnx", "in", "-o", "out", "--format", "png", "--resume"], "add json to --format"),
         (["m.onnx", "in", "-o", "out", "--provider", "cuda"], "provider cuda is not in this ONNX Runtime"),
         (["m.onnx", "in", "-o", "/dev/null/out"], "/dev/null/out: is no folder that can be written to"),

@@ -25,7 +25,8 @@ def commands(command: Any) -> Iterator[Any]:
         yield from commands(one)
 
 
-COMMANDS = list(commands(typer.main.get_command(app)))
+APP = typer.main.get_command(app)
+COMMANDS = list(commands(APP))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,9 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
             "--preset 'fats': choose fast, quality, pretrained or paper; did you mean fast?",
         ),
         ("segment x -o o --weighting fsg", "--weighting wants 'fsf', 'scf' or 'fixed', not 'fsg'; did you mean fsf?"),
-        ("bench los", "No such command 'los'. Did you mean 'loss'?"),
+        ("segmnt x -o o", "dynamicseg has no command segmnt; did you mean segment?"),
+        ("zzz", "dynamicseg has no command zzz; dynamicseg --help lists what there is"),
+        ("bench los", "dynamicseg bench has no command los; did you mean loss?"),
     ],
 )
 def test_a_wrong_call_gets_one_line(
@@ -98,6 +101,17 @@ def test_every_command_shows_an_example_of_itself() -> None:
     for command in COMMANDS:
         assert command.epilog.startswith("Example: dynamicseg "), command.name
         assert f" {command.name} " in command.epilog
+    for group in (APP, APP.commands["bench"]):
+        assert group.epilog.startswith("Example: dynamicseg ")
+
+
+@pytest.mark.parametrize("command", [APP, *APP.commands.values(), *COMMANDS], ids=lambda command: str(command.name))
+def test_the_example_is_a_call_that_is_understood(command: Any) -> None:
+    _, _, *words = command.epilog.split()
+    called = APP
+    while hasattr(called, "commands"):
+        called = called.commands[words.pop(0)]
+    called.make_context(called.name, words)  # a wrong option, or one that is missing, is an exception
 
 
 def test_a_missing_package_is_named_with_what_installs_it() -> None:

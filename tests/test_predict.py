@@ -164,7 +164,7 @@ class TestLoad:
     @pytest.mark.parametrize(
         ("name", "words"),
         [
-            ("m.onxx", r"did you mean .onnx\? known are .safetensors, .onnx, .engine"),
+            ("m.onxx", r"known are .safetensors, .onnx, .engine; did you mean .onnx\?"),
             ("m", "suffix '' names no kind of model"),
             ("m.pt", "suffix '.pt' names no kind of model"),
         ],
@@ -184,7 +184,7 @@ class TestLoad:
     @pytest.mark.parametrize(
         ("options", "words"),
         [
-            ({"providers": "cdua"}, "provider 'cdua': choose from cuda, openvino, cpu, tensorrt"),
+            ({"providers": "cdua"}, r"choose from cuda, openvino, cpu, tensorrt; did you mean cuda\?"),
             ({"providers": []}, "no provider is named"),
             ({"threads": 0}, "threads wants a whole number, at least 1, not 0"),
             ({"threads": True}, "threads wants a whole number"),

@@ -96,7 +96,7 @@ def test_the_same_from_python(folder: Path) -> None:
         (["m.onnx", "photo.png"], 2, "the following arguments are required: -o/--output"),
         (["m.onnx", "photo.png", "-o", "out", "--tile", "x"], 2, "argument --tile: invalid int value: 'x'"),
         (["m.onnx", "photo.png", "-o", "out", "--tile", "0"], 2, "tile wants at least 1 pixel, not 0"),
-        (["m.onnx", "photo.png", "-o", "out", "--format", "pgn"], 2, "did you mean 'png'"),
+        (["m.onnx", "photo.png", "-o", "out", "--format", "pgn"], 2, "did you mean png?"),
         (["m.onnx", "photo.png", "-o", "/dev/null/out"], 2, "/dev/null/out: is no folder"),
         (["no.onnx", "photo.png", "-o", "out"], 2, "no.onnx: no such file"),
         (["photo.png", "photo.png", "-o", "out"], 2, "photo.png: its suffix '.png' names no kind of model"),

@@ -215,7 +215,9 @@ class TestSave:
         large = output_paths(tmp_path, "x", n_labels=65537)
         assert large["png"].name == "x_labels.tif"
 
-    @pytest.mark.parametrize(("name", "hint"), [("jsn", "did you mean 'json'"), ("overlays", "'overlay'"), ("q", "")])
+    @pytest.mark.parametrize(
+        ("name", "hint"), [("jsn", "; did you mean json?"), ("overlays", "; did you mean overlay?"), ("q", "")]
+    )
     def test_unknown_format(self, tmp_path: Path, name: str, hint: str) -> None:
         with pytest.raises(ValueError, match="png, npy, boundaries, overlay, json") as caught:
             segmentation().save(tmp_path, "x", formats=("png", name))

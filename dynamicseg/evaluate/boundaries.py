@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt
 
 from dynamicseg.evaluate.overlaps import ImagePair
 
@@ -88,6 +87,8 @@ class Boundaries:
 
 def _near(sets: Sequence[NDArray[np.bool_]], other: NDArray[np.bool_], reach: float) -> int:
     """How many pixels of all the sets lie within reach of a pixel of the other."""
+    from scipy.ndimage import distance_transform_edt
+
     if not other.any():
         return 0
     within = distance_transform_edt(~other) <= reach

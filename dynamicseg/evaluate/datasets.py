@@ -13,7 +13,6 @@ without a class. No image is needed to evaluate.
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,9 +21,9 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.io import loadmat
 
 from dynamicseg._files import one_line, opened
+from dynamicseg._words import did_you_mean
 from dynamicseg.evaluate.label_files import find_label_maps, names
 from dynamicseg.io import read_label_map
 
@@ -109,8 +108,7 @@ def open_dataset(
         FileNotFoundError: the root is not there.
     """
     if dataset not in DATASETS:
-        nearest = difflib.get_close_matches(str(dataset), DATASETS, n=1)
-        hint = f", did you mean {nearest[0]}?" if nearest else ""
+        hint = did_you_mean(dataset, DATASETS)
         raise ValueError(f"data set {dataset!r}: choose {', '.join(DATASETS)}{hint}")
     folder = Path(root)
     if not folder.is_dir():
@@ -181,6 +179,8 @@ def read_bsds_segmentations(path: str | os.PathLike[str]) -> list[NDArray[Any]]:
         OSError: the file cannot be read.
         ValueError: not a MAT file (version 4 to 7.2), damaged, or it holds no segmentations; one line.
     """
+    from scipy.io import loadmat
+
     path = Path(path)
     wrong = ValueError(one_line(path, "holds no BSDS500 ground truth: want groundTruth{k}.Segmentation, maps [H, W]"))
     with opened(path) as file:

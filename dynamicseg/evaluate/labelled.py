@@ -19,7 +19,6 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from dynamicseg.evaluate.overlaps import ImagePair
 from dynamicseg.partition import partition
@@ -79,6 +78,8 @@ def hungarian(confusion: Counts) -> Counts:
     Args:
         confusion: int64 ``[L, C]``: pixels with label and class.
     """
+    from scipy.optimize import linear_sum_assignment
+
     class_of = np.full(len(confusion), -1, np.int64)
     rows, columns = linear_sum_assignment(confusion, maximize=True)
     class_of[rows] = columns

@@ -10,7 +10,6 @@ torch is imported when ours is prepared.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dynamicseg._words import did_you_mean
 
 Segment: TypeAlias = Callable[[NDArray[Any]], NDArray[Any]]
 """From an image ``[H, W, C]`` to its labels, integers ``[H, W]``."""
@@ -62,7 +63,8 @@ def parse_method(text: str, ours: Mapping[str, Any] | None = None) -> Method:
         if option == "seed":
             raise ValueError(f"method {text!r}: a seed is no option; methods run with as many seeds as are asked for")
         if name != OURS and option not in options:
-            raise ValueError(f"method {text!r}: {name} has no option {option!r}, only {', '.join(options)}")
+            hint = did_you_mean(option, options)
+            raise ValueError(f"method {text!r}: {name} has no option {option!r}, only {', '.join(options)}{hint}")
         if name != OURS and isinstance(value, (str, bool, type(None))):
             raise ValueError(f"method {text!r}: {option} wants a number")
         options[option] = value
@@ -76,9 +78,7 @@ def name_and_options(text: str, known: Sequence[str]) -> tuple[str, dict[str, An
     """
     name, *parts = (part.strip() for part in text.split(":"))
     if name not in known:
-        nearest = difflib.get_close_matches(name, known, n=1)
-        hint = f", did you mean {nearest[0]}?" if nearest else ""
-        raise ValueError(f"method {name!r}: choose from {', '.join(known)}{hint}")
+        raise ValueError(f"method {name!r}: choose from {', '.join(known)}{did_you_mean(name, known)}")
     options = {}
     for part in parts:
         option, equals, value = part.partition("=")

@@ -11,7 +11,6 @@ What a report holds, all of it JSON-able:
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from dynamicseg._files import one_line
-from dynamicseg._words import counted
+from dynamicseg._words import counted, did_you_mean
 from dynamicseg.evaluate.boundaries import Boundaries
 from dynamicseg.evaluate.datasets import Dataset, DatasetName, TruthItem, open_dataset
 from dynamicseg.evaluate.label_files import names, pair_by_stem, resize_nearest
@@ -165,9 +164,8 @@ def _protocols(asked: str | Sequence[str], dataset: Dataset) -> list[ProtocolNam
     asked = [asked] if isinstance(asked, str) else list(asked)
     for name in asked:
         if name not in (*PROTOCOLS, ALL):
-            nearest = difflib.get_close_matches(str(name), PROTOCOLS, n=1)
-            hint = f", did you mean {nearest[0]}?" if nearest else ""
-            raise ValueError(f"protocol {name!r}: choose {', '.join(PROTOCOLS)} or all{hint}")
+            choices = f"choose {', '.join(PROTOCOLS)} or {ALL}"
+            raise ValueError(f"protocol {name!r}: {choices}{did_you_mean(name, (*PROTOCOLS, ALL))}")
         if name not in (*fitting, ALL):
             text = f"compares classes, but the segments of {dataset.name} have none: choose {', '.join(fitting)}"
             raise ValueError(f"protocol {name!r}: {text}")

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.sparse import coo_array, csr_array
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from scipy.sparse import csr_array
 
 
 # Of each map; fewer and more score alike on BSDS500 train.
@@ -55,6 +55,8 @@ def principal_components(
 
 def _weights(superpixels: NDArray[np.int64], size: tuple[int, ...]) -> csr_array:
     """``[n, h * w]``: how much each cell of a map counts in the sum over each superpixel, by bilinear interpolation."""
+    from scipy.sparse import coo_array, csr_array
+
     (top, bottom, down), (left, right, across) = (
         _between(pixels, cells) for pixels, cells in zip(superpixels.shape, size, strict=True)
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dynamicseg._files import one_line
-from dynamicseg._words import in_one_line
+from dynamicseg._words import did_you_mean, in_one_line
 from dynamicseg.inference.cuda_driver import Gpu
 from dynamicseg.inference.onnx_file import OnnxFile, read_onnx
 from dynamicseg.inference.running import cuda_index
@@ -188,7 +188,8 @@ def _wanted(providers: Sequence[str] | None, device: str, built_in: Sequence[str
     chosen = [providers] if isinstance(providers, str) else list(providers)
     for name in chosen:
         if name not in PROVIDERS:
-            raise ValueError(f"provider {name!r}: choose from {', '.join(PROVIDERS)}")
+            hint = did_you_mean(name, PROVIDERS)
+            raise ValueError(f"provider {name!r}: choose from {', '.join(PROVIDERS)}{hint}")
         if PROVIDERS[name] not in built_in:
             raise ValueError(_unusable(name, None, built_in))
     if not chosen:

@@ -45,8 +45,6 @@ def load_error() -> str:
     return ""
 
 
-# torch.compile asks while it traces, and takes the answer for a constant.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def problem(index: int | None) -> str:
     """Why there are no kernels for the GPU ``index``, None is the current one; empty where there are."""
     if error := load_error():
@@ -54,6 +52,11 @@ def problem(index: int | None) -> str:
     if not torch.cuda.is_available():
         return "PyTorch finds no CUDA GPU"
     return _problem_of_device(torch.cuda.current_device() if index is None else index)
+
+
+# torch.compile asks while it traces, and takes the answer for a constant. This is all that the decorator
+# torch.compiler.assume_constant_result does, but for importing the compiler, a second that every start would wait for.
+problem._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @functools.cache

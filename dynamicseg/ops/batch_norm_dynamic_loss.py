@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dynamicseg import _native, reference
 from dynamicseg.ops import _runtime
+from dynamicseg.ops._library import operator
 from dynamicseg.ops._loss_arguments import LOSS_SCHEMA, LossArguments, checked_arguments
 from dynamicseg.ops._maps import empty_result, result_memory
 from dynamicseg.ops.dynamic_loss import empty_outputs, reference_options, returned, run_loss, split_outputs
@@ -113,12 +114,16 @@ def batch_norm_dynamic_loss_and_grad(
 # ---- torch.library ---------------------------------------------------------------------------------------------------
 
 
-@torch.library.custom_op(
-    "dynamicseg::batch_norm_dynamic_loss_and_grad",
-    mutates_args=(),
-    device_types=("cpu", "cuda"),
-    schema=f"(Tensor z, Tensor weight, Tensor bias, float eps, {LOSS_SCHEMA}) -> "
+def _fake_batch_norm_dynamic_loss_and_grad(z: Tensor, weight: Tensor, bias: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    grads = (empty_result(z), weight.new_empty(weight.shape), bias.new_empty(bias.shape))
+    return (*empty_outputs(z)[:-1], *grads)
+
+
+@operator(
+    "batch_norm_dynamic_loss_and_grad",
+    f"(Tensor z, Tensor weight, Tensor bias, float eps, {LOSS_SCHEMA}) -> "
     + returned(len(DynamicLossOutput._fields) + len(BatchNormGrads._fields)),
+    fake=_fake_batch_norm_dynamic_loss_and_grad,
 )
 def _batch_norm_dynamic_loss_and_grad(
     z: Tensor, weight: Tensor, bias: Tensor, eps: float, *arguments: Any
@@ -141,9 +146,3 @@ def _batch_norm_dynamic_loss_and_grad(
     arrays = outputs._asdict() | {"grad_x": grad_z, "grad_loss": grad_loss}
     run_loss("batch_norm_dynamic_loss", z, LossArguments(*arguments), arrays, with_norm)
     return (*outputs[:-1], grad_z, grad_weight, grad_bias)
-
-
-@_batch_norm_dynamic_loss_and_grad.register_fake
-def _(z: Tensor, weight: Tensor, bias: Tensor, *_: Any) -> tuple[Tensor, ...]:
-    grads = (empty_result(z), weight.new_empty(weight.shape), bias.new_empty(bias.shape))
-    return (*empty_outputs(z)[:-1], *grads)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dynamicseg import _native, reference
 from dynamicseg.ops import _runtime
+from dynamicseg.ops._library import operator
 from dynamicseg.ops._loss_arguments import LOSS_SCHEMA, LossArguments, check_label_maps, checked_arguments
 from dynamicseg.ops._maps import DTYPES, dense_format, empty_result, result_memory, statistic_dtype
 from dynamicseg.reference import DynamicLossOutput
@@ -270,49 +271,23 @@ def returned(tensors: int) -> str:
     return f"({', '.join(['Tensor'] * tensors)})"
 
 
-@torch.library.custom_op(
-    "dynamicseg::dynamic_loss",
-    mutates_args=(),
-    device_types=("cpu", "cuda"),
-    schema=f"(Tensor x, {LOSS_SCHEMA}) -> {returned(len(_Outputs._fields))}",
-)
-def _dynamic_loss(x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    outputs = empty_outputs(x)
-    run_loss("dynamic_loss", x, LossArguments(*arguments), outputs._asdict())
-    return (*outputs,)
-
-
-@_dynamic_loss.register_fake
-def _(x: Tensor, *_: Any) -> tuple[Tensor, ...]:
+def _fake_dynamic_loss(x: Tensor, *_: Any) -> tuple[Tensor, ...]:
     return (*empty_outputs(x),)
 
 
-@torch.library.custom_op(
-    "dynamicseg::dynamic_loss_and_grad",
-    mutates_args=(),
-    device_types=("cpu", "cuda"),
-    schema=f"(Tensor x, {LOSS_SCHEMA}) -> {returned(len(_Outputs._fields))}",
-)
-def _dynamic_loss_and_grad(x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    outputs = empty_outputs(x)
-    grad_x = result_memory(x)
-    grad_loss = torch.full_like(outputs.loss, 1 / max(len(x), 1))
-    arrays = outputs._asdict() | {"grad_x": grad_x, "grad_loss": grad_loss}
-    run_loss("dynamic_loss", x, LossArguments(*arguments), arrays)
-    return (*outputs[:-1], grad_x)  # no logsumexp: some kernels need none here, and leave it unwritten
-
-
-@_dynamic_loss_and_grad.register_fake
-def _(x: Tensor, *_: Any) -> tuple[Tensor, ...]:
+def _fake_dynamic_loss_and_grad(x: Tensor, *_: Any) -> tuple[Tensor, ...]:
     return (*empty_outputs(x)[:-1], empty_result(x))
 
 
-@torch.library.custom_op(
-    "dynamicseg::dynamic_loss_backward",
-    mutates_args=(),
-    device_types=("cpu", "cuda"),
-    schema="(Tensor grad_loss, Tensor x, Tensor? mask, Tensor? scribbles, Tensor? guide, Tensor? guide_weight, "
+def _fake_dynamic_loss_backward(_: Tensor, x: Tensor, *__: Any) -> Tensor:
+    return empty_result(x)
+
+
+@operator(
+    "dynamic_loss_backward",
+    "(Tensor grad_loss, Tensor x, Tensor? mask, Tensor? scribbles, Tensor? guide, Tensor? guide_weight, "
     "Tensor labels, Tensor logsumexp, Tensor weight, str continuity, bool diagonals) -> Tensor",
+    fake=_fake_dynamic_loss_backward,
 )
 def _dynamic_loss_backward(
     grad_loss: Tensor,
@@ -347,11 +322,6 @@ def _dynamic_loss_backward(
     return grad_x
 
 
-@_dynamic_loss_backward.register_fake
-def _(grad_loss: Tensor, x: Tensor, *_: Any) -> Tensor:
-    return empty_result(x)
-
-
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x, *given = inputs
     arguments, written = LossArguments(*given), _Outputs(*output)
@@ -377,4 +347,28 @@ def _backward(ctx: Any, grad_loss: Tensor | None, *_: None) -> tuple[Tensor | No
     return _dynamic_loss_backward(grad_loss, *ctx.saved_tensors, *ctx.options), *of_arguments
 
 
-_dynamic_loss.register_autograd(_backward, setup_context=_setup_context)
+@operator(
+    "dynamic_loss",
+    f"(Tensor x, {LOSS_SCHEMA}) -> {returned(len(_Outputs._fields))}",
+    fake=_fake_dynamic_loss,
+    backward=_backward,
+    setup_context=_setup_context,
+)
+def _dynamic_loss(x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    outputs = empty_outputs(x)
+    run_loss("dynamic_loss", x, LossArguments(*arguments), outputs._asdict())
+    return (*outputs,)
+
+
+@operator(
+    "dynamic_loss_and_grad",
+    f"(Tensor x, {LOSS_SCHEMA}) -> {returned(len(_Outputs._fields))}",
+    fake=_fake_dynamic_loss_and_grad,
+)
+def _dynamic_loss_and_grad(x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    outputs = empty_outputs(x)
+    grad_x = result_memory(x)
+    grad_loss = torch.full_like(outputs.loss, 1 / max(len(x), 1))
+    arrays = outputs._asdict() | {"grad_x": grad_x, "grad_loss": grad_loss}
+    run_loss("dynamic_loss", x, LossArguments(*arguments), arrays)
+    return (*outputs[:-1], grad_x)  # no logsumexp: some kernels need none here, and leave it unwritten

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
 
 from dynamicseg import _native
 from dynamicseg.ops._runtime import lend_threads
@@ -73,6 +72,8 @@ def felzenszwalb(image: NDArray[Any], scales: Sequence[Scale], *, sigma: float) 
     if not np.isfinite(values).all():
         raise ValueError("image holds NaN or infinite values: replace them, or leave these pixels out")
     if sigma > 0:
+        from scipy.ndimage import gaussian_filter
+
         values = gaussian_filter(values, (sigma, sigma, 0))
     values = np.ascontiguousarray(values)
     height, width = values.shape[:2]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dynamicseg import _native, reference
 from dynamicseg.ops import _runtime
+from dynamicseg.ops._library import operator
 from dynamicseg.ops._maps import (
     DTYPES,
     check_map,
@@ -131,20 +132,19 @@ def _in_format_of(x: Tensor, other: Tensor) -> Tensor:
 # ---- torch.library ---------------------------------------------------------------------------------------------------
 
 
-@torch.library.custom_op("dynamicseg::relu_batch_norm", mutates_args=(), device_types=("cpu", "cuda"))
-def _relu_batch_norm(x: Tensor, weight: Tensor, bias: Tensor, relu: bool, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    x = _readable(x)
-    y, mean, rstd = result_memory(x), torch.empty_like(weight), torch.empty_like(weight)
-    _run("relu_batch_norm", x, relu, eps, {"y": y}, weight=weight, bias=bias, mean=mean, rstd=rstd)
-    return y, mean, rstd
-
-
-@_relu_batch_norm.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor, relu: bool, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+def _fake_relu_batch_norm(x: Tensor, weight: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     return empty_result(x), torch.empty_like(weight), torch.empty_like(weight)
 
 
-@torch.library.custom_op("dynamicseg::relu_batch_norm_backward", mutates_args=(), device_types=("cpu", "cuda"))
+def _fake_relu_batch_norm_backward(_: Tensor, x: Tensor, weight: Tensor, *__: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return empty_result(x), torch.empty_like(weight), torch.empty_like(weight)
+
+
+@operator(
+    "relu_batch_norm_backward",
+    "(Tensor grad_y, Tensor x, Tensor weight, Tensor mean, Tensor rstd, bool relu) -> (Tensor, Tensor, Tensor)",
+    fake=_fake_relu_batch_norm_backward,
+)
 def _relu_batch_norm_backward(
     grad_y: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, relu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -165,13 +165,6 @@ def _relu_batch_norm_backward(
     return grad_x, grad_weight, grad_bias
 
 
-@_relu_batch_norm_backward.register_fake
-def _(
-    grad_y: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, relu: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    return empty_result(x), torch.empty_like(weight), torch.empty_like(weight)
-
-
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     x, weight, _, ctx.relu, _ = inputs
     _, mean, rstd = output
@@ -188,4 +181,15 @@ def _backward(
     return *_relu_batch_norm_backward(grad_y, *ctx.saved_tensors, ctx.relu), None, None
 
 
-_relu_batch_norm.register_autograd(_backward, setup_context=_setup_context)
+@operator(
+    "relu_batch_norm",
+    "(Tensor x, Tensor weight, Tensor bias, bool relu, float eps) -> (Tensor, Tensor, Tensor)",
+    fake=_fake_relu_batch_norm,
+    backward=_backward,
+    setup_context=_setup_context,
+)
+def _relu_batch_norm(x: Tensor, weight: Tensor, bias: Tensor, relu: bool, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    x = _readable(x)
+    y, mean, rstd = result_memory(x), torch.empty_like(weight), torch.empty_like(weight)
+    _run("relu_batch_norm", x, relu, eps, {"y": y}, weight=weight, bias=bias, mean=mean, rstd=rstd)
+    return y, mean, rstd
