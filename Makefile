@@ -18,6 +18,9 @@ CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.cu' -o -name '*.h')
 CUDA_ON_HOST := build/cuda/cuda_on_host
 # What `make wheel-cuda` compiles for; all: every architecture that this nvcc knows.
 CUDA_ARCHITECTURES ?= all
+# Names a wheel for the systems that it runs on, manylinux_2_xx; tests/wheel.sh sees to it that no library is added.
+PORTABLE := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --wheel-dir
+TESTS ?= tests
 
 .DEFAULT_GOAL := help
 
@@ -105,15 +108,31 @@ gpu-check:  ## Build, test, sanitize and measure on an NVIDIA GPU, offline, with
 .PHONY: wheel
 wheel: export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 wheel: $(INSTALLED)  ## Build the source distribution, and a wheel for the CPU from it, into dist/.
-	$(BIN)/pyproject-build --outdir dist --config-setting=cmake.define.DYNAMICSEG_CUDA=OFF
+	@rm -rf build/wheel && mkdir -p dist && rm -f dist/*.whl
+	$(BIN)/pyproject-build --outdir build/wheel --config-setting=cmake.define.DYNAMICSEG_CUDA=OFF
+	@mv build/wheel/*.tar.gz dist/
+	$(PORTABLE) dist build/wheel/*.whl
 
 .PHONY: wheel-cuda
 wheel-cuda: export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 wheel-cuda: $(INSTALLED)  ## Build a wheel with CUDA kernels into dist/cuda/; needs nvcc, no GPU.
 	@command -v "$${CUDACXX:-nvcc}" >/dev/null || { echo "there is no nvcc: install the CUDA toolkit 12.4 or newer, put nvcc on PATH or set CUDACXX" >&2; exit 1; }
-	$(BIN)/pyproject-build --wheel --outdir dist/cuda --config-setting=cmake.define.DYNAMICSEG_CUDA=ON \
+	@rm -rf build/wheel-cuda && mkdir -p dist/cuda && rm -f dist/cuda/*.whl
+	$(BIN)/pyproject-build --wheel --outdir build/wheel-cuda --config-setting=cmake.define.DYNAMICSEG_CUDA=ON \
 	  --config-setting=cmake.define.DYNAMICSEG_CUDA_ARCHITECTURES="$(CUDA_ARCHITECTURES)" \
 	  --config-setting=wheel.build-tag="1cu$$("$${CUDACXX:-nvcc}" --version | sed -n 's/.*release \([0-9]*\)\.\([0-9]*\).*/\1\2/p')"
+	$(PORTABLE) dist/cuda build/wheel-cuda/*.whl
+
+# In build/wheel-test, from where the sources cannot be imported.
+.PHONY: test-wheel
+test-wheel: export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+test-wheel:  ## Run the tests against the wheel in dist/, installed; TESTS="tests/test_io.py ..." for some of them.
+	@ls dist/dynamicseg-*.whl >/dev/null || { echo "there is no wheel in dist/: make wheel" >&2; exit 1; }
+	@rm -rf build/wheel-test && mkdir -p build/wheel-test
+	$(PYTHON) -m venv build/wheel-test/venv
+	build/wheel-test/venv/bin/python -m pip install --quiet torch
+	build/wheel-test/venv/bin/python -m pip install --quiet "$$(ls dist/dynamicseg-*.whl)[dev]"
+	cd build/wheel-test && venv/bin/pytest --config-file=$(CURDIR)/pyproject.toml $(addprefix $(CURDIR)/,$(TESTS))
 
 .PHONY: clean
 clean:  ## Remove .venv and everything that was built.

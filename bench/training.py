@@ -19,6 +19,7 @@ the ``description`` of the model.
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
 import time
@@ -92,18 +93,18 @@ def run(
     train_paths, test_paths = _images(train), _images(test)
     entries = []
     with tempfile.TemporaryDirectory() as temporary:
-        for text, name, options in chosen:
-            for seed in range(seeds):
-                folder = Path(output or temporary) / f"{text.replace(':', '_')}_seed{seed}"
-                tell(f"{text}, seed {seed}: fitting")
-                began = time.perf_counter()
-                predict, said = _FITS[name](train_paths, n_labels, options, seed, folder)
-                train_seconds = time.perf_counter() - began
-                tell(f"{text}, seed {seed}: labelling")
-                seconds = [_label(path, predict, folder) for path in test_paths]
-                scored = evaluate(folder, truth, "labels", PROTOCOLS, ignore_label=ignore_label)
-                entry = {"method": text, "seed": seed, "train_seconds": train_seconds, "seconds": median(seconds)}
-                entries.append({**entry, "scores": scored["scores"], **said})
+        runs = list(itertools.product(chosen, range(seeds)))
+        for number, ((text, name, options), seed) in enumerate(runs, 1):
+            folder = Path(output or temporary) / f"{text.replace(':', '_')}_seed{seed}"
+            tell(f"run {number} of {len(runs)}, {text}, seed {seed}: fitting")
+            began = time.perf_counter()
+            predict, said = _FITS[name](train_paths, n_labels, options, seed, folder)
+            train_seconds = time.perf_counter() - began
+            tell(f"run {number} of {len(runs)}, {text}, seed {seed}: labelling")
+            seconds = [_label(path, predict, folder) for path in test_paths]
+            scored = evaluate(folder, truth, "labels", PROTOCOLS, ignore_label=ignore_label)
+            entry = {"method": text, "seed": seed, "train_seconds": train_seconds, "seconds": median(seconds)}
+            entries.append({**entry, "scores": scored["scores"], **said})
     from dynamicseg.bench.environment import environment
 
     return {

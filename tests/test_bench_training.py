@@ -54,7 +54,7 @@ def test_methods_are_scored_on_the_test_images(data: tuple[Path, Path, Path], tm
     assert report["methods"][1]["description"]["training"]["seed"] == 1
     model = TrainedModel.load(tmp_path / "out" / f"{QUICK.replace(':', '_')}_seed0" / "model.safetensors")
     assert model.description.label_count <= 3
-    assert "kmeans, seed 1: labelling" in told
+    assert "run 4 of 8, kmeans, seed 1: labelling" in told
     assert "mean over 2 seeds" in str(training.table(report).renderables[0])
 
 

@@ -19,6 +19,11 @@ case $wheel in
   */dynamicseg-*-1cu[0-9]*-*.whl) with_cuda=1 limit=60 ;;
   *) with_cuda=0 limit=5 ;;
 esac
+[[ $wheel == *-manylinux_2_* ]] || { echo "the wheel is not named for systems that it runs on: $wheel" >&2; exit 1; }
+if find "$unpacked" -name '*.libs' | grep .; then
+  echo "libraries of this machine are in the wheel" >&2
+  exit 1
+fi
 size=$(megabytes "$wheel")
 [ "$size" -le $limit ] || { echo "the wheel has $size MB: at most $limit are wanted" >&2; exit 1; }
 if find "$unpacked" -name '*on_host*' | grep .; then
@@ -50,6 +55,15 @@ venv/bin/python -c 'from dynamicseg.export import FORMATS; print("exports to", *
 venv/bin/python -c 'import skimage.data, PIL.Image; PIL.Image.fromarray(skimage.data.chelsea()[::4, ::4]).save("chelsea.png")'
 venv/bin/dynamicseg segment chelsea.png -o out --max-steps 3 --verbose
 test -s out/chelsea_labels.png -a -s out/chelsea_overlay.png -a -s out/chelsea.json
+
+# On processors with less than this one: by choice, and emulated.
+for instruction_set in baseline avx2; do
+  DYNAMICSEG_INSTRUCTION_SET=$instruction_set venv/bin/dynamicseg segment chelsea.png -o "out-$instruction_set" --max-steps 3
+done
+"$scratch/venv/bin/python" -m pip install --quiet --disable-pip-version-check pytest pytest-timeout hypothesis
+run_tests() { venv/bin/pytest --config-file="$repository/pyproject.toml" -q -p no:cacheprovider "$@"; }
+run_tests "$repository/tests/test_dynamic_loss.py" -k 'float32 and (baseline or avx2)'
+run_tests "$repository"/tests/test_{felzenszwalb,emulated}.py
 
 # A small device: the wheel without what it depends on, beside NumPy, Pillow and ONNX Runtime.
 "$repository/.venv/bin/python" -c 'import pathlib, sys; sys.path.insert(0, sys.argv[1]); import onnx_models
