@@ -83,7 +83,7 @@ def usage_in_words(error: Any) -> str:
         known = [name for parameter in context.command.params for name in parameter.opts]
         hint = did_you_mean(unknown, known) or f"; {context.command_path} --help lists what there is"
         return f"{context.command_path} has no option {unknown}{hint}"
-    if unknown_command := re.match(r"No such command '([^']*)'", text):
+    if context is not None and (unknown_command := re.match(r"No such command '([^']*)'", text)):
         command = unknown_command[1]
         hint = did_you_mean(command, context.command.commands) or f"; {context.command_path} --help lists what there is"
         return f"{context.command_path} has no command {command}{hint}"

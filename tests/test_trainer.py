@@ -12,8 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dynamicseg import ops, reference
 from dynamicseg.config import configure
+from dynamicseg.model import seeded_network
 from dynamicseg.ops import _runtime
-from dynamicseg.trainer import StepRecord, train_on_image
+from dynamicseg.trainer import NO_TERMS, StepRecord, loss_and_backward, train_on_image
 from dynamicseg.weighting import Weighting
 
 SMALL: dict[str, Any] = {"channels": 12, "max_steps": 6}
@@ -83,6 +84,21 @@ def test_each_of_twenty_steps_has_the_published_loss_and_gradient(
             # Biases before a batch norm have no influence: their gradients are rounding errors of the others.
             assert float((grad - parameter.grad).norm()) <= 1e-4 * float(parameter.grad.norm()) + 1e-5 * largest
         optimizer.step()
+
+
+def test_updates_are_those_of_the_optimizer_to_the_bit() -> None:
+    config = configure("paper", max_steps=8)
+    image = noise()
+    network = seeded_network(3, config)
+    optimizer = torch.optim.SGD(network.parameters(), lr=config.learning_rate, momentum=config.momentum)
+    losses = []
+    for _ in range(8):
+        output, backward = loss_and_backward(network, image, config, NO_TERMS)
+        losses.append(output.loss.item())
+        optimizer.zero_grad()
+        backward()
+        optimizer.step()
+    assert [step["loss"] for step in train_on_image(image, config).history] == losses
 
 
 def test_history_tells_each_step() -> None:
