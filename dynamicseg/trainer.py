@@ -107,14 +107,14 @@ def _train(
 
 def _sgd(network: SegmentationNetwork, config: SegmenterConfig) -> Callable[[], None]:
     """What ``torch.optim.SGD`` does in a step; the class itself imports the whole compiler of ``torch.compile``."""
-    parameters = list(network.parameters())
+    parameters: list[Tensor] = list(network.parameters())
     momenta: list[Tensor | None] = [None] * len(parameters)
 
     @torch.no_grad()
     def update() -> None:
         sgd(
             parameters,
-            [parameter.grad for parameter in parameters],
+            [parameter.grad for parameter in parameters],  # type: ignore[misc]  # a backward pass sets all of them
             momenta,
             lr=config.learning_rate,
             momentum=config.momentum,
