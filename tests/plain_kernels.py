@@ -9,9 +9,11 @@ import json
 import random
 import sys
 from array import array
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from dynamicseg import _native
+
+Outputs: TypeAlias = dict[str, list[Any]]
 
 CHANNELS, HEIGHT, WIDTH = 19, 7, 13
 PIXELS = HEIGHT * WIDTH
@@ -31,11 +33,14 @@ def random_values(count: int) -> array[float]:
     return array("f", (source.gauss(0, 2) for _ in range(count)))
 
 
-def dynamic_loss(memory_format: str) -> dict[str, list[float]]:
+def dynamic_loss(memory_format: Literal["contiguous", "channels_last"]) -> Outputs:
     x = random_values(CHANNELS * PIXELS)
-    of_pixels = {"labels": array("q", bytes(8 * PIXELS)), "logsumexp": array("f", bytes(4 * PIXELS))}
+    outputs: dict[str, array[Any]] = {
+        "labels": array("q", bytes(8 * PIXELS)),
+        "logsumexp": array("f", bytes(4 * PIXELS)),
+    }
     statistics = ("similarity", "continuity", "weight", "loss", "scribble_cross_entropy", "guide_cross_entropy")
-    outputs = of_pixels | {name: array("f", [0.0]) for name in statistics} | {"label_counts": array("q", [0])}
+    outputs |= {name: array("f", [0.0]) for name in statistics} | {"label_counts": array("q", [0])}
     outputs["grad_x"] = array("f", bytes(4 * len(x)))
     _native.dynamic_loss(
         _native.DynamicLossParams(
@@ -64,7 +69,7 @@ def dynamic_loss(memory_format: str) -> dict[str, list[float]]:
     return {name: values.tolist() for name, values in outputs.items()}
 
 
-def relu_batch_norm() -> dict[str, list[float]]:
+def relu_batch_norm() -> Outputs:
     x = random_values(CHANNELS * PIXELS)
     strides = STRIDES["channels_last"]
     weight, bias = array("f", [1.5] * CHANNELS), array("f", [0.5] * CHANNELS)
@@ -92,7 +97,7 @@ def relu_batch_norm() -> dict[str, list[float]]:
     return {name: values.tolist() for name, values in outputs.items()}
 
 
-def felzenszwalb() -> dict[str, list[float]]:
+def felzenszwalb() -> Outputs:
     image, segments = random_values(PIXELS * 3), array("q", bytes(8 * PIXELS))
     _native.felzenszwalb(
         image=address(image),

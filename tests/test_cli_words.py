@@ -25,7 +25,7 @@ def commands(command: Any) -> Iterator[Any]:
         yield from commands(one)
 
 
-APP = typer.main.get_command(app)
+APP: Any = typer.main.get_command(app)
 COMMANDS = list(commands(APP))
 
 

@@ -109,7 +109,7 @@ class TestCompiler:
             traced.extend(str(node.target) for node in graph.graph.nodes)
             return graph.forward
 
-        @torch.compiler.disable(recursive=False)  # what it calls may be compiled, frame by frame
+        @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator]  # what it calls may be compiled, frame by frame
         def losses(x: torch.Tensor) -> torch.Tensor:
             loss: torch.Tensor = torch.ops.dynamicseg.dynamic_loss_and_grad(x, *arguments)[0]
             return loss
