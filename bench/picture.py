@@ -16,7 +16,8 @@ from PIL import Image
 
 from dynamicseg.evaluate.datasets import open_dataset
 from dynamicseg.io import display_rgb, write_image
-from dynamicseg.segmentation import Segmentation, relabel_by_area
+from dynamicseg.numbering import relabel_by_area
+from dynamicseg.segmentation import Segmentation
 from dynamicseg.segmenter import Segmenter
 
 if TYPE_CHECKING:

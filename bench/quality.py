@@ -45,7 +45,8 @@ from dynamicseg._words import counted
 from dynamicseg.evaluate import Dataset, DatasetName, ImagePair, ProtocolName, Scores, TruthItem, open_dataset
 from dynamicseg.evaluate.label_files import names
 from dynamicseg.evaluate.methods import METHODS, SEEDED, Method, parse_method, prepare
-from dynamicseg.segmentation import output_paths, relabel_by_area
+from dynamicseg.numbering import relabel_by_area
+from dynamicseg.segmentation import output_paths
 
 SCHEMA_VERSION = 1
 

@@ -224,7 +224,9 @@ def segment_command(
     formats: Annotated[
         str,
         typer.Option(
-            "--format", metavar="LIST", help="Files to write, with commas: any of png, overlay, json, boundaries, npy."
+            "--format",
+            metavar="LIST",
+            help="Files to write, with commas: any of png, overlay, json, boundaries, npy, coco, geojson.",
         ),
     ] = "png,overlay,json",
     jobs: Annotated[

@@ -25,8 +25,9 @@ from dynamicseg.grouping import Grouping
 from dynamicseg.guidance import Guidance, filled, read_guidance
 from dynamicseg.image_terms import ImageTerms
 from dynamicseg.io import as_image, unit_values
+from dynamicseg.numbering import final_numbers
 from dynamicseg.resizing import reduced, resized_labels, size_within
-from dynamicseg.segmentation import Segmentation, describe_input, final_numbers
+from dynamicseg.segmentation import Segmentation, describe_input
 from dynamicseg.silhouette import group_count
 from dynamicseg.terms import NO_LABEL, Continuity
 from dynamicseg.trainer import OnStep, StepRecord, Stopped, train_on_image
