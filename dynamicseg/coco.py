@@ -19,7 +19,7 @@ CATEGORY_OF_LABEL_0 = 1
 """Category 0 is background to much that reads COCO files."""
 
 
-def annotations(labels: NDArray[np.int32], *, image_id: int = 1, first_id: int = 1) -> list[dict[str, Any]]:
+def label_annotations(labels: NDArray[np.int32], *, image_id: int = 1, first_id: int = 1) -> list[dict[str, Any]]:
     """One annotation for each label of ``labels``, ready for JSON.
 
     Args:
@@ -60,7 +60,7 @@ def annotations(labels: NDArray[np.int32], *, image_id: int = 1, first_id: int =
     ]
 
 
-def categories(palette: NDArray[np.uint8]) -> list[dict[str, Any]]:
+def label_categories(palette: NDArray[np.uint8]) -> list[dict[str, Any]]:
     """One category for each label, uint8 ``[n_labels, 3]``: its name is the number of the label."""
     return [
         {"id": label + CATEGORY_OF_LABEL_0, "name": str(label), "supercategory": "label", "color": colour}

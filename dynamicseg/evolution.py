@@ -72,7 +72,7 @@ class Evolution:
         """Keeps the labels of a step, if it is one that is shown; see ``Segmenter.segment``, ``on_labels``."""
         if record["step"] not in self._steps:
             return
-        small = resized_labels(labels, size_within(*labels.shape, LONGEST_SIDE))
+        small = resized_labels(labels, size_within(labels.shape[0], labels.shape[1], LONGEST_SIDE))
         colours = np.where(small < 0, _NO_DATA, small % _LABEL_COLOURS + _LABEL_0).astype(np.uint8)
         text = f"step {record['step']}    {counted(record['n_labels'], 'label')}    weight {record['weight']:.3g}"
         self._seen.append((text, colours))
@@ -83,10 +83,10 @@ class Evolution:
         Raises:
             OSError: the folder cannot be written to.
         """
-        shape = segmentation.labels.shape
-        size = size_within(*shape, LONGEST_SIDE)
-        if max(size) < _SHORTEST_SIDE:
-            size = tuple(round(side * _SHORTEST_SIDE / max(size)) or 1 for side in size)  # type: ignore[assignment]
+        height, width = segmentation.labels.shape
+        height, width = size_within(height, width, LONGEST_SIDE)
+        enlarged = max(1.0, _SHORTEST_SIDE / max(height, width))
+        size = round(height * enlarged), round(width * enlarged)
         frames = [_step_frame(resized_labels(colours, size), text) for text, colours in self._seen]
         frames.append(_result_frame(segmentation, size))
         shortest, longest = _FRAME_MS

@@ -195,8 +195,8 @@ class LabelledImage:
         name = "" if self.source is None else os.path.basename(self.source)
         return {
             "images": [{"id": image_id, "width": width, "height": height, "file_name": name}],
-            "annotations": coco.annotations(self.labels, image_id=image_id, first_id=first_annotation_id),
-            "categories": coco.categories(self.palette),
+            "annotations": coco.label_annotations(self.labels, image_id=image_id, first_id=first_annotation_id),
+            "categories": coco.label_categories(self.palette),
         }
 
     def to_geojson(self) -> dict[str, Any]:

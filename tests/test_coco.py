@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 
 def check(labels: NDArray[np.int32]) -> None:
-    found = coco.annotations(labels, image_id=7, first_id=5)
+    found = coco.label_annotations(labels, image_id=7, first_id=5)
     assert [one["label"] for one in found] == [label for label in np.unique(labels) if label >= 0]
     for k, one in enumerate(found):
         mask = labels == one["label"]
@@ -46,7 +46,7 @@ def test_long_runs_take_several_characters() -> None:
 
 
 def test_nothing_but_no_data_has_no_annotations() -> None:
-    assert coco.annotations(np.full((3, 4), -1, np.int32)) == []
+    assert coco.label_annotations(np.full((3, 4), -1, np.int32)) == []
 
 
 def test_a_segmentation_becomes_a_file_that_pycocotools_loads(

@@ -29,10 +29,7 @@ def record(step: int, n_labels: int = 4) -> dict[str, Any]:
 
 def frames_of(path: Path) -> list[tuple[NDArray[np.uint8], int]]:
     with Image.open(path) as gif:
-        return [
-            (np.asarray(frame.convert("RGB")), frame.info["duration"])  # type: ignore[no-untyped-call]
-            for frame in ImageSequence.Iterator(gif)
-        ]
+        return [(np.asarray(frame.convert("RGB")), frame.info["duration"]) for frame in ImageSequence.Iterator(gif)]
 
 
 class TestFrames:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from skimage.color import label2rgb, rgb2gray
 from skimage.measure import regionprops
 from skimage.segmentation import mark_boundaries, relabel_sequential
+from skimage.util import img_as_float32, img_as_float64, img_as_ubyte
 
 from dynamicseg import Segmentation, segment
 
@@ -52,8 +53,8 @@ def test_labels_are_sequential_already(segmentation: Segmentation) -> None:
 @pytest.mark.parametrize(
     "image",
     [
-        pytest.param(skimage.img_as_float(PHOTO), id="float64"),
-        pytest.param(skimage.img_as_float32(PHOTO), id="float32"),
+        pytest.param(img_as_float64(PHOTO), id="float64"),
+        pytest.param(img_as_float32(PHOTO), id="float32"),
         pytest.param(PHOTO, id="uint8"),
     ],
 )
@@ -61,10 +62,11 @@ def test_any_form_of_a_photo_has_the_same_labels(image: NDArray[Any]) -> None:
     np.testing.assert_array_equal(segment(image, max_steps=2).labels, segment(PHOTO, max_steps=2).labels)
 
 
-@pytest.mark.parametrize("image", [rgb2gray(PHOTO), skimage.img_as_ubyte(rgb2gray(PHOTO))], ids=["float64", "uint8"])
+@pytest.mark.parametrize("image", [rgb2gray(PHOTO), img_as_ubyte(rgb2gray(PHOTO))], ids=["float64", "uint8"])
 def test_grey_photos(image: NDArray[Any]) -> None:
     result = segment(image, max_steps=2)
-    assert (result.labels.dtype, result.labels.shape) == (np.int32, image.shape)
+    assert result.labels.dtype == np.int32
+    assert result.labels.shape == image.shape
 
 
 def test_what_is_no_photo_is_refused_in_one_line() -> None:
