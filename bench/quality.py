@@ -13,9 +13,10 @@ What a report holds, all of it JSON-able:
 
 - ``schema_version``, ``benchmark`` (``"quality"``), ``environment``, ``settings``, ``images`` (stems);
 - ``methods``: one entry for each: ``method``, ``name``, ``options`` (all that are in force), ``seeds``; ``seconds`` an
-  image (``median``, ``q20``, ``q80``, all seeds); ``regions``: 4-connected components an image, mean; ``scores``: by
-  protocol and score of ``dynamicseg.evaluate`` the ``mean`` and ``std`` over seeds (sample standard deviation; None for
-  one seed); ``runs``: one entry for each seed: ``seed``, ``seconds`` (by image), ``scores``, ``per_image``.
+  image (``median``, ``q20``, ``q80``, all seeds; None in a report that was kept for its scores alone); ``regions``:
+  4-connected components an image, mean; ``scores``: by protocol and score of ``dynamicseg.evaluate`` the ``mean`` and
+  ``std`` over seeds (sample standard deviation; None for one seed); ``runs``: one entry for each seed: ``seed``,
+  ``seconds`` (by image), ``scores``, ``per_image``.
 """
 
 from __future__ import annotations
@@ -267,7 +268,8 @@ def table(report: dict[str, Any]) -> Group:
     for entry in report["methods"]:
         of_columns = [entry["scores"][protocol][name] for protocol, name in _COLUMNS.values()]
         means = [f"{score['mean']:.3f}" for score in of_columns]
-        found.add_row(entry["method"], f"{entry['seconds']['median']:.2f}", f"{entry['regions']:.0f}", *means)
+        seconds = "" if entry["seconds"] is None else f"{entry['seconds']['median']:.2f}"
+        found.add_row(entry["method"], seconds, f"{entry['regions']:.0f}", *means)
         if len(entry["seeds"]) > 1:
             spread = [f"±{score['std']:.3f}" for score in of_columns]
             found.add_row(f"  {len(entry['seeds'])} seeds", "", "", *spread)
@@ -321,9 +323,13 @@ def plot(report: dict[str, Any], path: str | os.PathLike[str]) -> None:
     for axes, column in zip(figure.subplots(1, 2), ("All", "covering"), strict=True):
         protocol, name = _COLUMNS[column]
         for entry, marker in zip(report["methods"], itertools.cycle("osD^vP*X")):
-            score, seconds = entry["scores"][protocol][name], entry["seconds"]["median"]
+            score, seconds = entry["scores"][protocol][name], entry["seconds"]
             label = entry["method"] if column == "All" else None
-            axes.errorbar(seconds, score["mean"], yerr=score["std"], fmt=marker, capsize=3, label=label)
+            if seconds is None:
+                label = label and f"{label}, time not measured"
+                axes.axhline(score["mean"], linestyle="--", color="grey", label=label)
+            else:
+                axes.errorbar(seconds["median"], score["mean"], yerr=score["std"], fmt=marker, capsize=3, label=label)
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
         axes.margins(0.1)

@@ -225,6 +225,16 @@ class TestPlot:
         with pytest.raises(RuntimeError, match="needs matplotlib"):
             quality.plot(report, tmp_path / "report.png")
 
+    def test_scores_without_time_are_a_line_and_a_row(self, report: dict[str, Any], tmp_path: Path) -> None:
+        pytest.importorskip("matplotlib")
+        first, *others = report["methods"]
+        timeless = {**report, "methods": [{**first, "seconds": None}, *others]}
+        quality.plot(timeless, tmp_path / "chart.svg")
+        assert "dynamicseg, time not measured" in (tmp_path / "chart.svg").read_text()
+        console = Console(file=StringIO(), width=100)
+        console.print(quality.table(timeless))
+        assert "3.21" not in console.file.getvalue()  # type: ignore[attr-defined]
+
     @pytest.mark.parametrize("suffix", [".png", ".svg"])
     def test_draws(self, report: dict[str, Any], tmp_path: Path, suffix: str) -> None:
         pytest.importorskip("matplotlib")
