@@ -90,6 +90,11 @@ format: $(INSTALLED)  ## Put sources into their format.
 sanitize: $(INSTALLED)  ## Run the kernel tests under the address and undefined-behaviour sanitizers.
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash tests/sanitize.sh $(SANITIZED)
 
+.PHONY: docs
+docs: $(INSTALLED)  ## Build the documentation into build/docs; a warning is an error.
+	PATH="$(CURDIR)/$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "The documentation: build/docs/index.html"
+
 .PHONY: bench
 bench: $(INSTALLED)  ## Measure the fused loss against PyTorch on this machine.
 	$(BIN)/dynamicseg bench loss
