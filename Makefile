@@ -75,10 +75,10 @@ test: $(INSTALLED) $(CUDA_ON_HOST)/built  ## Run the tests.
 lint: $(INSTALLED)  ## Check format, style and types.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@! grep -rnE '^(<{7}|>{7}) ' *.md bench csrc dynamicseg export tests || { echo "a merge has left its marks" >&2; exit 1; }
+	@! grep -rnE '^(<{7}|>{7}) ' *.md bench csrc docs dynamicseg export tests || { echo "a merge has left its marks" >&2; exit 1; }
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
 	@rm -rf $(TYPED) && mkdir -p $(TYPED) && cp -r dynamicseg $(TYPED)/ && cp -r bench $(TYPED)/dynamicseg/bench && cp -r export $(TYPED)/dynamicseg/export
-	MYPYPATH=$(TYPED) $(BIN)/mypy $(TYPED)/dynamicseg tests
+	MYPYPATH=$(TYPED) $(BIN)/mypy $(TYPED)/dynamicseg tests docs/hooks
 
 .PHONY: format
 format: $(INSTALLED)  ## Put sources into their format.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from typing import Any
-from xml.etree.ElementTree import Element
 
 from latex2mathml.converter import convert
 from markdown import Markdown
@@ -19,13 +18,13 @@ from mkdocs.exceptions import PluginError
 _IN_TEXT = r"\$`([^`]+)`\$"
 
 
-class _InText(InlineProcessor):
-    def handleMatch(self, found: re.Match[str], _: str) -> tuple[Element | str, int, int]:  # type: ignore[override]
+class _InText(InlineProcessor):  # type: ignore[misc]
+    def handleMatch(self, found: re.Match[str], _: str) -> tuple[str, int, int]:  # noqa: N802
         return self.md.htmlStash.store(_mathml(found[1], "inline")), found.start(), found.end()
 
 
-class _Formulas(Extension):
-    def extendMarkdown(self, md: Markdown) -> None:
+class _Formulas(Extension):  # type: ignore[misc]
+    def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802
         # Before code in the text, which has priority 190, takes the backticks.
         md.inlinePatterns.register(_InText(_IN_TEXT, md), "formula", 195)
 

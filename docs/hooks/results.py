@@ -48,9 +48,7 @@ def gpu() -> str:
     found = [(path, report) for path, report in _reports() if path.name.startswith("gpu-")]
     if not found:
         return "**Not measured**: no report of `make gpu-check` has been added yet."
-    return "\n\n".join(
-        _section(path.name, part) for path, report in found for part in _benchmarks(report)
-    )
+    return "\n\n".join(_section(path.name, part) for path, report in found for part in _benchmarks(report))
 
 
 def _reports() -> Iterator[tuple[Path, dict[str, Any]]]:
