@@ -44,7 +44,7 @@ def copy(source: Path, target: Path) -> None:
 
 
 def _photo(name: str) -> NDArray[np.uint8]:
-    whole = {"a": skimage.data.chelsea, "b": skimage.data.coffee, "c": skimage.data.astronaut}[name]()
+    whole = getattr(skimage.data, {"a": "chelsea", "b": "coffee", "c": "astronaut"}[name])()
     return np.ascontiguousarray(whole[: 8 * HEIGHT : 8, : 8 * WIDTH : 8])
 
 

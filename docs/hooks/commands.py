@@ -48,7 +48,7 @@ def _section(name: str, command: Any) -> str:
     records = [(each.metavar, each.help) for each in arguments]
     records += filter(None, [each.get_help_record(context) for each in options])
     rows = [f"| {_code(what)} | {_text(text)} |" for what, text in records]
-    return "\n\n".join([*parts, "\n".join(["| | |", "| --- | --- |", *rows])])
+    return "\n\n".join([*parts, "\n".join(["| option | what it is |", "| --- | --- |", *rows])])
 
 
 def _code(text: str) -> str:
