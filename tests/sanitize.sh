@@ -15,7 +15,7 @@ export CXX="${CXX:-g++}"
 cmake -S "$root" -B "$folder/build" -DDYNAMICSEG_SANITIZE=ON -DDYNAMICSEG_CUDA=OFF -DDYNAMICSEG_CUDA_ON_HOST=ON \
   -DCMAKE_BUILD_TYPE=RelWithDebInfo \
   -Dpybind11_DIR="$(python -m pybind11 --cmakedir)" -DPython_EXECUTABLE="$(command -v python)" >"$folder/cmake.log"
-cmake --build "$folder/build" --parallel >"$folder/build.log" || { cat "$folder/build.log" >&2; exit 1; }
+cmake --build "$folder/build" --parallel "$(nproc)" >"$folder/build.log" || { cat "$folder/build.log" >&2; exit 1; }
 
 # The package with the sanitized module, in a folder of its own. An installed package that is editable would be found
 # first, through a hook that Python sets up at its start; -S starts without hooks, and PYTHONPATH then names the

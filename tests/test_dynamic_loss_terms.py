@@ -149,30 +149,20 @@ class TestNothingMoreThanAsked:
     @each_way
     @each_format
     @pytest.mark.parametrize("masked", [False, True])
-    def test_maps_without_a_label_change_no_bit(
-        self, way: Way, instruction_set: str, channels_last: bool, masked: bool
+    def test_maps_without_a_label_are_no_maps(
+        self, way: Way, target: torch.device, channels_last: bool, masked: bool, tolerances: Tolerances
     ) -> None:
-        # Of the CPU kernels; those of CUDA with options are others than those without.
+        # Close, not to the bit: kernels with options are other code, where a compiler may fuse other multiplications
+        # into additions.
         x = response_map((2, 20, 13, 37), channels_last=channels_last)
         mask = holes(x.shape) if masked else None
-        none = torch.full((2, 13, 37), -1)
+        expected = true_result(x, mask)
+        none = torch.full((2, 13, 37), -1, device=target)
         for options in ({"scribbles": none}, {"guide": none}, {"scribbles": none, "guide": none}):
-            actual = way(x, mask, **options)
-            assert_same_bits(actual, way(x, mask))
+            actual = way(x.to(target), None if mask is None else mask.to(target), **options)
+            assert_close(actual, expected, tolerances[x.dtype])
             assert actual.output.scribble.eq(0).all()
             assert actual.output.guide.eq(0).all()
-
-    @each_way
-    @each_format
-    def test_maps_without_a_label_are_no_maps(
-        self, way: Way, target: torch.device, channels_last: bool, tolerances: Tolerances
-    ) -> None:
-        x = response_map((2, 20, 13, 37), channels_last=channels_last)
-        none = torch.full((2, 13, 37), -1, device=target)
-        actual = way(x.to(target), scribbles=none, guide=none)
-        assert_close(actual, true_result(x), tolerances[x.dtype])
-        assert actual.output.scribble.eq(0).all()
-        assert actual.output.guide.eq(0).all()
 
     @each_way
     @each_format
@@ -235,7 +225,7 @@ class TestGuideWeight:
         x = response_map((2, 12, 9, 10), channels_last=channels_last).to(target)
         guide = some_labels((2, 12, 9, 10), 0.6).to(target)
         actual, plain = way(x, guide=guide, guide_weight=0.0), way(x)
-        assert torch.equal(actual.output.loss, plain.output.loss)
+        torch.testing.assert_close(actual.output.loss, plain.output.loss)
         torch.testing.assert_close(actual.grad_x, plain.grad_x)
         assert actual.output.guide.gt(0).all()
 

@@ -12,12 +12,25 @@ namespace DYNAMICSEG_ISA {
 namespace {
 
 template <class Storage, bool kNormalised, Continuity kKind, bool kDiagonals, bool kMasked>
-DynamicLossKernels contiguous_kernels_of(const DynamicLossParams& params) {
+DynamicLossKernels contiguous_kernels_of(bool targets) {
   const auto forward = forward_contiguous<Storage, kNormalised, kKind, kDiagonals, kMasked>;
-  if (params.scribbles == nullptr && params.guide == nullptr) {
-    return {nullptr, nullptr, forward, backward_contiguous<Storage, kNormalised, kKind, kDiagonals, kMasked, false>};
+  const auto backward = targets ? backward_contiguous<Storage, kNormalised, kKind, kDiagonals, kMasked, true>
+                                : backward_contiguous<Storage, kNormalised, kKind, kDiagonals, kMasked, false>;
+  return {nullptr, nullptr, forward, backward};
+}
+
+// Of contiguous maps, only the published loss has code for images without a mask. With other options, and in normalised
+// maps, which training never has contiguous, each element is asked: all combinations would take minutes to compile.
+template <class Storage, bool kNormalised, Continuity kKind, bool kDiagonals>
+DynamicLossKernels contiguous_kernels_of(const DynamicLossParams& params) {
+  const bool targets = params.scribbles != nullptr || params.guide != nullptr;
+  if constexpr (kNormalised) {
+    const auto forward = forward_contiguous<Storage, true, kKind, kDiagonals, true>;
+    return {nullptr, nullptr, forward, backward_contiguous<Storage, true, kKind, kDiagonals, true, true>};
+  } else if constexpr (kKind == Continuity::l1 && !kDiagonals) {
+    if (params.mask == nullptr) return contiguous_kernels_of<Storage, false, kKind, kDiagonals, false>(targets);
   }
-  return {nullptr, nullptr, forward, backward_contiguous<Storage, kNormalised, kKind, kDiagonals, kMasked, true>};
+  return contiguous_kernels_of<Storage, false, kKind, kDiagonals, true>(targets);
 }
 
 template <class Storage, bool kNormalised, Continuity kKind, bool kDiagonals>
@@ -28,8 +41,7 @@ DynamicLossKernels kernels_of(const DynamicLossParams& params) {
             forward_channels_last<Storage, kNormalised, kKind, kDiagonals>,
             backward_channels_last<Storage, kNormalised, kKind, kDiagonals>};
   }
-  return params.mask == nullptr ? contiguous_kernels_of<Storage, kNormalised, kKind, kDiagonals, false>(params)
-                                : contiguous_kernels_of<Storage, kNormalised, kKind, kDiagonals, true>(params);
+  return contiguous_kernels_of<Storage, kNormalised, kKind, kDiagonals>(params);
 }
 
 template <class Storage, bool kNormalised, Continuity kKind>

@@ -13,4 +13,4 @@ folder=$(cd "$1" && pwd)
 shift
 cmake -S "$root" -B "$folder" -DDYNAMICSEG_CUDA_ON_HOST=ON -DDYNAMICSEG_CUDA=OFF \
   -Dpybind11_DIR="$(python -m pybind11 --cmakedir)" -DPython_EXECUTABLE="$(command -v python)" "$@" >"$folder/cmake.log"
-cmake --build "$folder" --target cuda_on_host --parallel
+cmake --build "$folder" --target cuda_on_host --parallel "$(nproc)"
