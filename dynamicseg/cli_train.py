@@ -39,7 +39,7 @@ def train_command(
         typer.Option(
             metavar="efficientnet-lite0",
             help="The network sees features of a pretrained one, too (pip install 'dynamicseg[pretrained]'), which "
-            "exported graphs hold as well. Large images are then predicted whole, not in tiles. (default: none)",
+            "exported graphs cannot hold yet. Large images are then predicted whole, not in tiles. (default: none)",
         ),
     ] = None,
     width: Annotated[int | None, typer.Option(help="Channels of each layer of the network. (default: 32)")] = None,
