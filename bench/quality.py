@@ -45,7 +45,8 @@ from dynamicseg._words import counted
 from dynamicseg.evaluate import Dataset, DatasetName, ImagePair, ProtocolName, Scores, TruthItem, open_dataset
 from dynamicseg.evaluate.label_files import names
 from dynamicseg.evaluate.methods import METHODS, SEEDED, Method, parse_method, prepare
-from dynamicseg.segmentation import output_paths, relabel_by_area
+from dynamicseg.numbering import relabel_by_area
+from dynamicseg.segmentation import output_paths
 
 SCHEMA_VERSION = 1
 
@@ -279,6 +280,27 @@ def table(report: dict[str, Any]) -> Group:
     return Group(head, found, foot)
 
 
+def merged(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Several reports of one data set as one; methods that ran on fewer images than others say on how many.
+
+    Raises:
+        ValueError: data sets or parts of them differ.
+    """
+    parts = {(report["settings"]["dataset"], report["settings"]["split"]) for report in reports}
+    if len(parts) != 1:
+        raise ValueError(f"reports are of {len(parts)} data sets or parts of them: pass those of one")
+    most = max(len(report["images"]) for report in reports)
+    methods = [
+        entry
+        if len(report["images"]) == most
+        else {**entry, "method": f"{entry['method']}, {counted(len(report['images']), 'image')}"}
+        for report in reports
+        for entry in report["methods"]
+    ]
+    fullest = next(report for report in reports if len(report["images"]) == most)
+    return {**fullest, "methods": methods}
+
+
 def plot(report: dict[str, Any], path: str | os.PathLike[str]) -> None:
     """Draws quality against time: per-segment IoU (All) and covering over seconds an image, one point a method.
 
@@ -303,10 +325,14 @@ def plot(report: dict[str, Any], path: str | os.PathLike[str]) -> None:
             label = entry["method"] if column == "All" else None
             axes.errorbar(seconds, score["mean"], yerr=score["std"], fmt=marker, capsize=3, label=label)
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.margins(0.1)
         axes.set_xlabel("seconds an image, median")
         axes.set_ylabel("per-segment IoU, All" if column == "All" else "segmentation covering")
         axes.grid(alpha=0.3)
+    settings, machine = report["settings"], report["environment"]
+    images, threads = counted(len(report["images"]), "image"), counted(machine["threads"], "thread")
+    figure.suptitle(f"{settings['dataset']} {settings['split'] or ''}, {images}; {machine['cpu']}, {threads}")
     figure.legend(loc="outside lower center", ncols=2)
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=150)

@@ -204,6 +204,21 @@ def test_json_round_trip(report: dict[str, Any], tmp_path: Path) -> None:
     assert json.loads((tmp_path / "report.json").read_text()) == report
 
 
+class TestMerged:
+    def test_methods_on_fewer_images_say_so(self, report: dict[str, Any]) -> None:
+        other = {**report, "images": ["0"], "methods": [{**report["methods"][0], "method": "slow"}]}
+        merged = quality.merged([other, report])
+        assert merged["images"] == report["images"]
+        assert [entry["method"] for entry in merged["methods"]] == [
+            *("slow, 1 image", "dynamicseg", "felzenszwalb:scale=200")
+        ]
+
+    def test_other_data_sets_are_refused(self, report: dict[str, Any]) -> None:
+        other = {**report, "settings": {**report["settings"], "split": "test"}}
+        with pytest.raises(ValueError, match="2 data sets or parts"):
+            quality.merged([report, other])
+
+
 class TestPlot:
     def test_without_matplotlib(self, report: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
