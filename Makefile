@@ -78,10 +78,10 @@ test: $(INSTALLED) $(CUDA_ON_HOST)/built  ## Run the tests.
 lint: $(INSTALLED)  ## Check format, style and types.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@! grep -rnE '^(<{7}|>{7}) ' *.md bench csrc dynamicseg export tests || { echo "a merge has left its marks" >&2; exit 1; }
+	@! grep -rnE '^(<{7}|>{7}) ' *.md bench csrc docs dynamicseg export tests || { echo "a merge has left its marks" >&2; exit 1; }
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
 	@rm -rf $(TYPED) && mkdir -p $(TYPED) && cp -r dynamicseg $(TYPED)/ && cp -r bench $(TYPED)/dynamicseg/bench && cp -r export $(TYPED)/dynamicseg/export
-	MYPYPATH=$(TYPED) $(BIN)/mypy $(TYPED)/dynamicseg tests
+	MYPYPATH=$(TYPED) $(BIN)/mypy $(TYPED)/dynamicseg tests docs/hooks
 
 .PHONY: format
 format: $(INSTALLED)  ## Put sources into their format.
@@ -92,6 +92,11 @@ format: $(INSTALLED)  ## Put sources into their format.
 .PHONY: sanitize
 sanitize: $(INSTALLED)  ## Run the kernel tests under the address and undefined-behaviour sanitizers.
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash tests/sanitize.sh $(SANITIZED)
+
+.PHONY: docs
+docs: $(INSTALLED)  ## Build the documentation into build/docs; a warning is an error.
+	PATH="$(CURDIR)/$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "The documentation: build/docs/index.html"
 
 .PHONY: bench
 bench: $(INSTALLED)  ## Measure the fused loss against PyTorch on this machine.

@@ -13,7 +13,10 @@ from dynamicseg.bench.loss import Pass
 
 
 def table(report: dict[str, Any]) -> Group:
-    """The report for a terminal of 100 columns: a table for each dtype and layout, and what the columns mean."""
+    """The report for a terminal of 100 columns: a table for each dtype and layout, and what the columns mean.
+
+    Reports that were written before there were options and GPUs can be shown as well.
+    """
     settings, machine = report["settings"], report["environment"]
     height, width = settings["size"]
     head = (
@@ -27,7 +30,7 @@ def table(report: dict[str, Any]) -> Group:
     tables = [
         table
         for entry in report["maps"]
-        for table in (_map_table(entry), *([] if entry["options"] is None else [_options_table(entry)]))
+        for table in (_map_table(entry), *([_options_table(entry)] if entry.get("options") else []))
     ]
     if settings["device"] == "cpu":
         return Group(head, *tables, foot + "peak MB: memory beyond the input.")
@@ -50,7 +53,7 @@ def _map_table(entry: dict[str, Any]) -> Table:
     found.title_justify = found.caption_justify = "left"
     for column in ("pass", "competitor"):
         found.add_column(column, no_wrap=True)
-    on_gpu = entry["results"][0]["wall_ms"] is not None
+    on_gpu = entry["results"][0].get("wall_ms") is not None
     columns = ["ms", "20-80 %", "GB/s", "limit", "eager", "compiled", "peak MB"]
     if on_gpu:
         columns = ["us", "20-80 %", "limit", "eager", "compiled", "large", "wall us"]

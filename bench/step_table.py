@@ -12,7 +12,7 @@ from dynamicseg._words import counted
 
 
 def table(report: dict[str, Any]) -> Group:
-    """The report for a terminal of 100 columns."""
+    """The report for a terminal of 100 columns; one that was written before there were GPUs can be shown as well."""
     settings, machine = report["settings"], report["environment"]
     height, width = settings["size"]
     head = (
@@ -30,7 +30,7 @@ def table(report: dict[str, Any]) -> Group:
         "-: not measured."
     )
     tables = [_steps_table(report), _parts_table(report)]
-    if report["together"] is not None:
+    if report.get("together") is not None:
         head = f"{machine['gpu']}. {head}"
         tables.append(_together_table(report))
     return Group(head, *tables, foot)
