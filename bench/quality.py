@@ -13,9 +13,10 @@ What a report holds, all of it JSON-able:
 
 - ``schema_version``, ``benchmark`` (``"quality"``), ``environment``, ``settings``, ``images`` (stems);
 - ``methods``: one entry for each: ``method``, ``name``, ``options`` (all that are in force), ``seeds``; ``seconds`` an
-  image (``median``, ``q20``, ``q80``, all seeds); ``regions``: 4-connected components an image, mean; ``scores``: by
-  protocol and score of ``dynamicseg.evaluate`` the ``mean`` and ``std`` over seeds (sample standard deviation; None for
-  one seed); ``runs``: one entry for each seed: ``seed``, ``seconds`` (by image), ``scores``, ``per_image``.
+  image (``median``, ``q20``, ``q80``, all seeds; None in a report that was kept for its scores alone); ``regions``:
+  4-connected components an image, mean; ``scores``: by protocol and score of ``dynamicseg.evaluate`` the ``mean`` and
+  ``std`` over seeds (sample standard deviation; None for one seed); ``runs``: one entry for each seed: ``seed``,
+  ``seconds`` (by image), ``scores``, ``per_image``.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ from dynamicseg._words import counted
 from dynamicseg.evaluate import Dataset, DatasetName, ImagePair, ProtocolName, Scores, TruthItem, open_dataset
 from dynamicseg.evaluate.label_files import names
 from dynamicseg.evaluate.methods import METHODS, SEEDED, Method, parse_method, prepare
-from dynamicseg.segmentation import output_paths, relabel_by_area
+from dynamicseg.numbering import relabel_by_area
+from dynamicseg.segmentation import output_paths
 
 SCHEMA_VERSION = 1
 
@@ -266,7 +268,8 @@ def table(report: dict[str, Any]) -> Group:
     for entry in report["methods"]:
         of_columns = [entry["scores"][protocol][name] for protocol, name in _COLUMNS.values()]
         means = [f"{score['mean']:.3f}" for score in of_columns]
-        found.add_row(entry["method"], f"{entry['seconds']['median']:.2f}", f"{entry['regions']:.0f}", *means)
+        seconds = "" if entry["seconds"] is None else f"{entry['seconds']['median']:.2f}"
+        found.add_row(entry["method"], seconds, f"{entry['regions']:.0f}", *means)
         if len(entry["seeds"]) > 1:
             spread = [f"±{score['std']:.3f}" for score in of_columns]
             found.add_row(f"  {len(entry['seeds'])} seeds", "", "", *spread)
@@ -277,6 +280,27 @@ def table(report: dict[str, Any]) -> Group:
         "over seeds."
     )
     return Group(head, found, foot)
+
+
+def merged(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Several reports of one data set as one; methods that ran on fewer images than others say on how many.
+
+    Raises:
+        ValueError: data sets or parts of them differ.
+    """
+    parts = {(report["settings"]["dataset"], report["settings"]["split"]) for report in reports}
+    if len(parts) != 1:
+        raise ValueError(f"reports are of {len(parts)} data sets or parts of them: pass those of one")
+    most = max(len(report["images"]) for report in reports)
+    methods = [
+        entry
+        if len(report["images"]) == most
+        else {**entry, "method": f"{entry['method']}, {counted(len(report['images']), 'image')}"}
+        for report in reports
+        for entry in report["methods"]
+    ]
+    fullest = next(report for report in reports if len(report["images"]) == most)
+    return {**fullest, "methods": methods}
 
 
 def plot(report: dict[str, Any], path: str | os.PathLike[str]) -> None:
@@ -299,14 +323,22 @@ def plot(report: dict[str, Any], path: str | os.PathLike[str]) -> None:
     for axes, column in zip(figure.subplots(1, 2), ("All", "covering"), strict=True):
         protocol, name = _COLUMNS[column]
         for entry, marker in zip(report["methods"], itertools.cycle("osD^vP*X")):
-            score, seconds = entry["scores"][protocol][name], entry["seconds"]["median"]
+            score, seconds = entry["scores"][protocol][name], entry["seconds"]
             label = entry["method"] if column == "All" else None
-            axes.errorbar(seconds, score["mean"], yerr=score["std"], fmt=marker, capsize=3, label=label)
+            if seconds is None:
+                label = label and f"{label}, time not measured"
+                axes.axhline(score["mean"], linestyle="--", color="grey", label=label)
+            else:
+                axes.errorbar(seconds["median"], score["mean"], yerr=score["std"], fmt=marker, capsize=3, label=label)
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.margins(0.1)
         axes.set_xlabel("seconds an image, median")
         axes.set_ylabel("per-segment IoU, All" if column == "All" else "segmentation covering")
         axes.grid(alpha=0.3)
+    settings, machine = report["settings"], report["environment"]
+    images, threads = counted(len(report["images"]), "image"), counted(machine["threads"], "thread")
+    figure.suptitle(f"{settings['dataset']} {settings['split'] or ''}, {images}; {machine['cpu']}, {threads}")
     figure.legend(loc="outside lower center", ncols=2)
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=150)

@@ -221,9 +221,18 @@ def segment_command(
     formats: Annotated[
         str,
         typer.Option(
-            "--format", metavar="LIST", help="Files to write, with commas: any of png, overlay, json, boundaries, npy."
+            "--format",
+            metavar="LIST",
+            help="Files to write, with commas: any of png, overlay, json, boundaries, npy, coco, geojson.",
         ),
     ] = "png,overlay,json",
+    save_evolution: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.gif",
+            help="For one image: an animated GIF of its labels, step by step. (default: none)",
+        ),
+    ] = None,
     jobs: Annotated[
         int | None,
         typer.Option(
@@ -248,6 +257,7 @@ def segment_command(
     with loading():
         from dynamicseg._files import check_writable
         from dynamicseg.batch import Batch
+        from dynamicseg.evolution import check_file
         from dynamicseg.guidance import LabelFile
         from dynamicseg.guidance_files import find_guidance
         from dynamicseg.inputs import find_images
@@ -296,6 +306,9 @@ def segment_command(
             {kind: LabelFile(path, none) for kind, (path, none) in folders.items() if path is not None},
         )
         check_writable(output)
+        if save_evolution is not None:
+            check_file(save_evolution, found.images)
+            check_writable(save_evolution.parent)
     except (ValueError, OSError) as error:
         return wrong_call(str(error))
     work = SegmentWork(
@@ -305,6 +318,7 @@ def segment_command(
         jobs or default_jobs(segmenter),
         segmenter=segmenter,
         guidance=files,
+        evolution=save_evolution,
     )
     return Batch(work, resume=resume, quiet=quiet, verbose=verbose, notes=files.notes).run(found)
 

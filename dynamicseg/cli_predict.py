@@ -47,8 +47,8 @@ def predict_command(
         typer.Option(
             "--format",
             metavar="LIST",
-            help="Files to write, with commas: png, overlay, json, and of images boundaries, npy. (default: png,overlay"
-            ",json; of videos overlay,json)",
+            help="Files to write, with commas: png, overlay, json, and of images boundaries, npy, coco, geojson. "
+            "(default: png,overlay,json; of videos overlay,json)",
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Skip inputs already done with this model.")] = False,

@@ -21,7 +21,7 @@ from dynamicseg.image_terms import ImageTerms, guide_weights
 from dynamicseg.model import seeded_network
 from dynamicseg.ops import DynamicLossOutput, _runtime
 from dynamicseg.time_budget import StepClock
-from dynamicseg.trainer import NO_TERMS, OnStep, StepRecord, Stopped, Trained, check_finite, loss_and_backward
+from dynamicseg.trainer import NO_TERMS, OnLabels, OnStep, StepRecord, Stopped, Trained, check_finite, loss_and_backward
 
 # Steps between two looks at what they gave. A look waits for the GPU; a step after the last is work for nothing.
 _STEPS_BETWEEN_LOOKS = 8
@@ -175,6 +175,7 @@ class GpuTrainer:
         *,
         terms: Sequence[ImageTerms] | None = None,
         deadline: float | None = None,
+        on_labels: OnLabels | None = None,
     ) -> list[Trained]:
         """A network of its own for each image, side by side: one small image does not keep a GPU busy.
 
@@ -183,6 +184,7 @@ class GpuTrainer:
             on_step: for each image, see ``trainer.train_on_image``.
             terms: for each image, all of one kind; None: the loss is told nothing else.
             deadline: see ``trainer.train_on_image``.
+            on_labels: of the first image, see ``trainer.train_on_image``; the GPU is waited for after each step.
 
         Raises:
             ValueError: sizes or kinds of terms differ, or a loss is not finite any more.
@@ -194,7 +196,9 @@ class GpuTrainer:
         watchers = [None] * len(images) if on_step is None else list(on_step)
         try:
             with repeatable_convolutions(float32=self._config.precision == "float32"):
-                return self._train(images, [NO_TERMS] * len(images) if terms is None else terms, watchers, deadline)
+                return self._train(
+                    images, [NO_TERMS] * len(images) if terms is None else terms, watchers, deadline, on_labels
+                )
         except torch.OutOfMemoryError:
             self._forget()  # for the next image
             raise
@@ -205,13 +209,15 @@ class GpuTrainer:
         terms: Sequence[ImageTerms],
         watchers: Sequence[OnStep | None],
         deadline: float | None,
+        on_labels: OnLabels | None,
     ) -> list[Trained]:
         prepared = self._prepare(images, terms)
         histories: list[list[StepRecord]] = [[] for _ in images]
         clock = StepClock(deadline)
         done = 0
         while True:
-            group = 1 if deadline is not None else min(_STEPS_BETWEEN_LOOKS, self._config.max_steps - done)
+            one_by_one = deadline is not None or on_labels is not None
+            group = 1 if one_by_one else min(_STEPS_BETWEEN_LOOKS, self._config.max_steps - done)
             for _ in range(group):
                 prepared.run()
             for step, history, watcher, image in zip(prepared.steps, histories, watchers, images, strict=True):
@@ -222,6 +228,8 @@ class GpuTrainer:
                     history.append(record)
                     if watcher is not None:
                         watcher(record)
+            if on_labels is not None and len(histories[0]) > done:
+                on_labels(histories[0][-1], prepared.steps[0].labels.cpu().numpy())
             done += group
             reasons = [
                 self._stopped(history, done, step) for history, step in zip(histories, prepared.steps, strict=True)

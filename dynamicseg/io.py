@@ -379,15 +379,16 @@ def _save_png(path: Path, image: PILImage.Image) -> None:
         image.save(temporary, format="PNG")
 
 
-def write_json(path: str | os.PathLike[str], obj: object) -> None:
-    """Write strict JSON: UTF-8, two spaces of indent, no NaN or infinity.
+def write_json(path: str | os.PathLike[str], obj: object, *, compact: bool = False) -> None:
+    """Write strict JSON: UTF-8, two spaces of indent or, if `compact`, in one line, no NaN or infinity.
 
     Raises:
         ValueError, TypeError: `obj` holds something that JSON has no form for.
         OSError: the folder cannot be written to.
     """
     try:
-        text = json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False)
+        layout: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 2}
+        text = json.dumps(obj, **layout, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise type(error)(one_line(path, f"cannot be written as JSON: {error}")) from error
     with whole_file(path) as temporary:

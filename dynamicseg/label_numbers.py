@@ -31,7 +31,7 @@ def draw_numbers(picture: NDArray[np.uint8], labels: NDArray[np.int32]) -> NDArr
     height = max(11, round(max(labels.shape) / 34))  # of digits in pixels: 14 in a photo of 321x481
     drawn = Image.fromarray(picture)
     draw = ImageDraw.Draw(drawn)
-    font, border = _font(height), max(1, height // 8)
+    font, border = font_of_height(height), max(1, height // 8)
     step = max(1, -(-max(labels.shape) // _LONGEST_SIDE))
     sample = labels[::step, ::step]
     for label in np.flatnonzero(np.bincount(sample.ravel())):
@@ -68,7 +68,8 @@ def roomiest(mask: NDArray[np.bool_]) -> tuple[int, int, int]:
     return int(row), int(column), fits
 
 
-def _font(height: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+def font_of_height(height: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    """The font that Pillow carries."""
     from PIL import ImageFont
 
     try:

@@ -66,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("model", metavar="MODEL", help=".onnx, .engine or .safetensors file")
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders or glob patterns")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder for the results")
-    parser.add_argument("--format", metavar="LIST", help="with commas: png, overlay, json, boundaries, npy")
+    parser.add_argument(
+        "--format", metavar="LIST", help="with commas: png, overlay, json, boundaries, npy, coco, geojson"
+    )
     parser.add_argument("--tile", type=int, metavar="PIXELS", help="side of the tiles of large images")
     parser.add_argument(
         "--provider", metavar="NAME", help="of ONNX Runtime, with commas: cuda, openvino, cpu, tensorrt"

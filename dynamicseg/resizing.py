@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch.nn import functional
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,6 +29,9 @@ def reduced(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.fl
     """
     if values.shape[:2] == size:
         return values
+    import torch  # not at the top: labels are resized where there is no PyTorch
+    from torch.nn import functional
+
     image = torch.from_numpy(values).permute(2, 0, 1)[None]
     smaller = functional.interpolate(image, size=size, mode="bilinear", antialias=True)
     # The weights add up to a little more than 1, and a white that is whiter than 1 would count as another range.

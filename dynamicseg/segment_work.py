@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dynamicseg import gpu_pipeline
 from dynamicseg._words import counted
+from dynamicseg.evolution import Evolution
 from dynamicseg.guidance_files import GuidanceFiles
 from dynamicseg.inputs import InputImage
 from dynamicseg.memory import usable_cores
@@ -39,6 +41,8 @@ class SegmentWork(Work):
 
     segmenter: Segmenter
     guidance: GuidanceFiles = NO_FILES
+    evolution: Path | None = None
+    """Where the labels of the steps go to, if there is one image."""
 
     def outcomes(self, images: Iterable[InputImage], show: ShowImage) -> Generator[Outcome, None, None]:
         """As any work; on a GPU in stages, unless there is one image alone, for which no process need begin."""
@@ -53,10 +57,22 @@ class SegmentWork(Work):
     def finish(self, image: InputImage, show: Show) -> str:
         """Trains on the image, and saves its segmentation."""
         show(0, "reading")
+        evolution = None if self.evolution is None else Evolution(self.segmenter.config.max_steps)
         segmentation = self.segmenter.segment(
-            image.path, channel_axis=self.channel_axis, on_step=self.on_step(show), **self.guidance.of(image)
+            image.path,
+            channel_axis=self.channel_axis,
+            on_step=self.on_step(show),
+            on_labels=None if evolution is None else evolution.see,
+            **self.guidance.of(image),
         )
-        return self.save(image, segmentation, show)
+        if evolution is None or self.evolution is None:
+            return self.save(image, segmentation, show)
+        evolution.save(self.evolution, segmentation)
+        return f"{self.save(image, segmentation, show)}, {self.evolution}"
+
+    def is_saved(self, image: InputImage) -> bool:
+        """Whether all files of the image are there."""
+        return super().is_saved(image) and (self.evolution is None or self.evolution.is_file())
 
     def on_step(self, show: Show) -> OnStep:
         """Shows each training step."""

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dynamicseg import coco, geojson, label_pictures
 from dynamicseg._files import whole_file
 from dynamicseg._words import did_you_mean
 from dynamicseg.io import (
-    display_rgb,
     label_map_suffix,
     label_palette,
     no_data_number,
@@ -24,6 +25,7 @@ from dynamicseg.io import (
     write_json,
     write_label_map,
 )
+from dynamicseg.resizing import resized_labels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,68 +39,12 @@ _TAILS = {
     "npy": "_labels.npy",
     "boundaries": "_boundaries.png",
     "overlay": "_overlay.png",
+    "coco": ".coco.json",
+    "geojson": ".geojson",
     "json": ".json",
 }
 DEFAULT_FORMATS = ("png", "overlay", "json")
-_DIM = 0.25  # of the brightness of pixels without data, in an overlay
-
-
-def relabel_by_area(labels: NDArray[Any]) -> NDArray[np.int32]:
-    """Number labels from 0 without gaps, the largest region first.
-
-    Args:
-        labels: integers of any shape, size and sign; the same number is the same label.
-
-    Returns:
-        int32 of the same shape. Of labels with equal area the lower old number comes first.
-
-    Raises:
-        TypeError: not integers.
-    """
-    labels = np.asarray(labels)
-    if labels.dtype.kind not in "biu":
-        raise TypeError(f"labels have dtype {labels.dtype}; want integers")
-    if labels.size == 0:
-        return np.zeros(labels.shape, np.int32)
-    compact, areas = _without_gaps(labels)
-    rank = np.empty(len(areas), np.int32)
-    rank[np.argsort(-areas, kind="stable")] = np.arange(len(areas), dtype=np.int32)
-    return rank[compact]
-
-
-def final_numbers(labels: NDArray[Any], drawn: NDArray[np.int64]) -> NDArray[np.int32]:
-    """The numbers that labels have in a result.
-
-    Args:
-        labels: integers ``[H, W]``; -1 where there is no data, positions in ``drawn`` for labels drawn, any higher
-            number for others.
-        drawn: the numbers of the labels drawn, ascending; empty where there are no scribbles.
-
-    Returns:
-        int32 ``[H, W]``: -1 where there is no data; labels drawn have the numbers that they were drawn with, and all
-        others follow after the highest of these, without gaps, the largest first.
-    """
-    result = np.full(labels.shape, -1, np.int32)
-    of_drawn, others = (labels >= 0) & (labels < len(drawn)), labels >= len(drawn)
-    result[of_drawn] = drawn[labels[of_drawn]]
-    result[others] = relabel_by_area(labels[others]) + (int(drawn.max()) + 1 if len(drawn) else 0)
-    return result
-
-
-def _without_gaps(labels: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the labels numbered from 0 in the order of their numbers, and the area of each."""
-    smallest, largest = int(labels.min()), int(labels.max())
-    if largest - smallest > 4 * labels.size + 1024:
-        _, inverse, areas = np.unique(labels, return_inverse=True, return_counts=True)
-        return inverse.reshape(labels.shape), areas
-    # Counting is far quicker than the sort inside numpy.unique, where the numbers are dense enough.
-    # In 64 bits the subtraction may wrap around for uint64, and still leaves the right difference.
-    from_zero = labels.astype(np.int64) - np.array(smallest, labels.dtype).astype(np.int64)
-    counts = np.bincount(from_zero.ravel())
-    present = np.flatnonzero(counts)
-    number = np.zeros(len(counts), np.int64)
-    number[present] = np.arange(len(present))
-    return number[from_zero], counts[present]
+_NOTEBOOK_PIXELS = 1_000_000
 
 
 def output_paths(
@@ -114,7 +60,8 @@ def output_paths(
         directory: the output folder.
         stem: relative to it, with forward slashes; `a/x` gives `a/x_labels.png`.
         formats: any of `png` (label map), `overlay`, `boundaries`, `npy` (label map as a NumPy
-            array) and `json` (everything else that is known).
+            array), `coco` and `geojson` (see `LabelledImage.to_coco` and `to_geojson`), and `json`
+            (everything else that is known).
         n_labels: above 65536 labels the label map is a TIFF.
 
     Raises:
@@ -180,11 +127,13 @@ class LabelledImage:
         labels: int32 `[H, W]`, 0 to `n_labels` - 1, or -1 where there is no data.
         n_labels: one more than the highest label may be.
         image: `[H, W, C]` as given; the overlay is drawn over it.
+        source: where the image came from, None for an array.
     """
 
     labels: NDArray[np.int32]
     n_labels: int
     image: NDArray[Any]
+    source: str | None
 
     def __post_init__(self) -> None:
         """Check that the parts fit together: ValueError or TypeError if they do not."""
@@ -214,7 +163,7 @@ class LabelledImage:
         Two pixels wide, one on each side of an edge, as `skimage.segmentation.find_boundaries` with `mode="thick"`; its
         other modes treat label 0 as background, here it is a region like any other.
         """
-        higher, lower = _edge_sides(self.labels)
+        higher, lower = label_pictures.edge_sides(self.labels)
         return higher | lower
 
     def overlay(self, alpha: float = 0.45) -> NDArray[np.uint8]:
@@ -228,17 +177,33 @@ class LabelledImage:
         Raises:
             ValueError: alpha is not in 0 to 1.
         """
-        if not 0.0 <= alpha <= 1.0:
-            raise ValueError(f"alpha is {alpha}; want 0 to 1")
-        colours = self.palette.astype(np.float32) * np.float32(alpha)
-        blended = display_rgb(self.image) * np.float32(1.0 - alpha) + colours[self.labels]
-        no_data = self.labels < 0
-        blended[no_data] = display_rgb(self.image)[no_data] * np.float32(_DIM)
-        result: NDArray[np.uint8] = np.rint(blended).astype(np.uint8)
-        light, dark = _edge_sides(self.labels)
-        result[dark] = 0
-        result[light] = 255
-        return result
+        return label_pictures.overlay(self.labels, self.image, self.palette, alpha)
+
+    def to_coco(self, *, image_id: int = 1, first_annotation_id: int = 1) -> dict[str, Any]:
+        """Return the labels in the COCO format, ready for JSON: one annotation for each label that the image has.
+
+        Masks are compressed run lengths, which `pycocotools.mask.decode` reads. Categories are the labels, with ids
+        one higher: 0 is background to much that reads COCO. Pixels without data belong to nothing.
+
+        Args:
+            image_id: of the image, where those of several images go into one file.
+            first_annotation_id: of the first annotation; the others follow.
+        """
+        height, width = self.labels.shape
+        name = "" if self.source is None else os.path.basename(self.source)
+        return {
+            "images": [{"id": image_id, "width": width, "height": height, "file_name": name}],
+            "annotations": coco.label_annotations(self.labels, image_id=image_id, first_id=first_annotation_id),
+            "categories": coco.label_categories(self.palette),
+        }
+
+    def to_geojson(self) -> dict[str, Any]:
+        """Return one polygon with its holes for each connected region: a GeoJSON `FeatureCollection`, ready for JSON.
+
+        Coordinates are pixels: x to the right, y down, from the upper left corner of the image; see
+        `geojson.feature_collection`. Properties are `label` and `area`. Pixels without data belong to nothing.
+        """
+        return geojson.feature_collection(self.labels)
 
     def metadata(self) -> dict[str, Any]:
         """Return everything but the pixels, ready for strict JSON."""
@@ -279,6 +244,21 @@ class LabelledImage:
         """What is saved as overlay."""
         return self.overlay()
 
+    def _repr_png_(self) -> bytes:
+        """The overlay as a notebook shows it, reduced to a million pixels."""
+        from PIL import Image
+
+        size = label_pictures.size_of_at_most(self.labels.shape, _NOTEBOOK_PIXELS)
+        # Labels are reduced before anything is drawn, so that boundaries stay lines.
+        reduced: LabelledImage = replace(
+            self,  # type: ignore[type-var]
+            labels=resized_labels(self.labels, size),
+            image=label_pictures.resized_image(self.image, size),
+        )
+        written = io.BytesIO()
+        Image.fromarray(reduced._drawn()).save(written, format="PNG")
+        return written.getvalue()
+
     def _write(self, name: str, path: Path) -> None:
         if name == "png":
             write_label_map(path, self.labels, self.palette)
@@ -289,6 +269,10 @@ class LabelledImage:
             write_image(path, self.boundaries().astype(np.uint8) * np.uint8(255))
         elif name == "overlay":
             write_image(path, self._drawn())
+        elif name == "coco":
+            write_json(path, self.to_coco(), compact=True)
+        elif name == "geojson":
+            write_json(path, self.to_geojson(), compact=True)
         else:
             write_json(path, self.metadata())
 
@@ -316,7 +300,7 @@ class Segmentation(LabelledImage):
         label_floor: the least number of labels that the weighting counted.
 
     Labels that come from training on the image itself have no gaps, and the largest region is
-    label 0 (`relabel_by_area`), unless there are scribbles, see `final_numbers`.
+    label 0 (`numbering.relabel_by_area`), unless there are scribbles, see `numbering.final_numbers`.
     """
 
     labels: NDArray[np.int32]
@@ -334,10 +318,11 @@ class Segmentation(LabelledImage):
     label_floor: int = 1
 
     def __repr__(self) -> str:
-        """Return one line: size, labels, steps and source."""
+        """Return one line: size, labels, steps, why they ended, and source."""
         height, width = self.labels.shape
+        stopped = f", stopped={self.stopped!r}" if self.stopped is not None else ""
         source = f", source={self.source!r}" if self.source is not None else ""
-        return f"Segmentation({height}x{width}, n_labels={self.n_labels}, steps={len(self.history)}{source})"
+        return f"Segmentation({height}x{width}, n_labels={self.n_labels}, steps={len(self.history)}{stopped}{source})"
 
     def metadata(self) -> dict[str, Any]:
         """Return everything but the pixels, ready for strict JSON; NaN and infinity become None."""
@@ -369,25 +354,6 @@ class Segmentation(LabelledImage):
         """How many pixels are no data, and which number they have in the label image; None where all are."""
         pixels = int(np.count_nonzero(self.labels < 0))
         return {"pixels": pixels, "number": no_data_number(self.n_labels)} if pixels else None
-
-
-def _edge_sides(
-    labels: NDArray[np.int32],
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return the two sides of all edges, bool `[H, W]` each: at the higher label, at the lower."""
-    higher = np.zeros(labels.shape, np.bool_)
-    lower = np.zeros(labels.shape, np.bool_)
-    for first, second in (
-        ((slice(None, -1), slice(None)), (slice(1, None), slice(None))),
-        ((slice(None), slice(None, -1)), (slice(None), slice(1, None))),
-    ):
-        rising = labels[first] < labels[second]
-        falling = labels[first] > labels[second]
-        lower[first] |= rising
-        higher[second] |= rising
-        higher[first] |= falling
-        lower[second] |= falling
-    return higher, lower
 
 
 def versions() -> dict[str, str]:

@@ -25,11 +25,12 @@ from dynamicseg.grouping import Grouping
 from dynamicseg.guidance import Guidance, filled, read_guidance
 from dynamicseg.image_terms import ImageTerms
 from dynamicseg.io import as_image, unit_values
+from dynamicseg.numbering import final_numbers
 from dynamicseg.resizing import reduced, resized_labels, size_within
-from dynamicseg.segmentation import Segmentation, describe_input, final_numbers
+from dynamicseg.segmentation import Segmentation, describe_input
 from dynamicseg.silhouette import group_count
 from dynamicseg.terms import NO_LABEL, Continuity
-from dynamicseg.trainer import OnStep, StepRecord, Stopped, train_on_image
+from dynamicseg.trainer import OnLabels, OnStep, StepRecord, Stopped, train_on_image
 from dynamicseg.training_memory import check_memory, too_large
 from dynamicseg.weighting import Weighting
 
@@ -222,6 +223,7 @@ class Segmenter:
         guide: object = None,
         mask: object = None,
         on_step: OnStep | None = None,
+        on_labels: OnLabels | None = None,
     ) -> Segmentation:
         """Trains on ``image`` and returns its segmentation.
 
@@ -239,6 +241,9 @@ class Segmenter:
             mask: bool ``[H, W]``, true where there is data; or a path, PIL image or ``LabelFile``, 0 where there is
                 none. What is not data is labelled -1.
             on_step: called after each training step with its ``StepRecord``.
+            on_labels: called after each training step with its ``StepRecord`` and the labels of the network, int64
+                ``[h, w]`` at the size at which it is trained, -1 where there is no data. They are not those of the
+                result, and may change once it returns. ``evolution.Evolution`` makes a GIF of them.
 
         Raises:
             ValueError, TypeError: the image is not one, see ``io.as_image``; scribbles, guide or mask do not fit it, or
@@ -247,7 +252,7 @@ class Segmenter:
             OSError: the file cannot be read.
         """
         prepared = self.prepare(image, channel_axis=channel_axis, scribbles=scribbles, guide=guide, mask=mask)
-        return self.finish(prepared, self.train(prepared, on_step))
+        return self.finish(prepared, self.train(prepared, on_step, on_labels))
 
     # The stages of ``segment``. What goes from one to the next can be sent to another process; only ``train`` uses the
     # device.
@@ -312,10 +317,10 @@ class Segmenter:
             timings={"read": read - started, "group": time.perf_counter() - read},
         )
 
-    def train(self, prepared: Prepared, on_step: OnStep | None = None) -> Learned:
+    def train(self, prepared: Prepared, on_step: OnStep | None = None, on_labels: OnLabels | None = None) -> Learned:
         """A network trained on the image; see ``segment``."""
         if self._gpu_trainer is not None:
-            return self.train_together([prepared], [on_step])[0]
+            return self.train_together([prepared], [on_step], on_labels)[0]
         started = time.perf_counter()
         with self._lack_of_memory_named(prepared.values.shape):
             trained = train_on_image(
@@ -324,15 +329,18 @@ class Segmenter:
                 on_step,
                 terms=self._terms(prepared),
                 deadline=self._deadline(prepared),
+                on_labels=self._without_no_data(on_labels, prepared),
             )
         labels = trained.labels.cpu().numpy()
         return Learned(labels, trained.history, trained.stopped, time.perf_counter() - started)
 
-    def train_together(self, prepared: Sequence[Prepared], on_step: Sequence[OnStep | None]) -> list[Learned]:
+    def train_together(
+        self, prepared: Sequence[Prepared], on_step: Sequence[OnStep | None], on_labels: OnLabels | None = None
+    ) -> list[Learned]:
         """A network for each of several images of one shape, side by side on a GPU; to the bits of one by one.
 
         Of the seconds that it takes, each image is given an equal share. A time budget is that of the first image to
-        run out of it.
+        run out of it. ``on_labels`` is told of the first image.
 
         Raises:
             ValueError: shapes differ, or a loss does not stay finite.
@@ -349,6 +357,7 @@ class Segmenter:
                 on_step,
                 terms=[self._terms(one) for one in prepared],
                 deadline=min(deadlines, default=None),
+                on_labels=self._without_no_data(on_labels, prepared[0]),
             )
         labels = [one.labels.cpu().numpy() for one in trained]  # waits for the GPU
         seconds = (time.perf_counter() - started) / count
@@ -422,6 +431,14 @@ class Segmenter:
             least_labels=len(guidance.drawn),
         )
 
+    @staticmethod
+    def _without_no_data(on_labels: OnLabels | None, prepared: Prepared) -> OnLabels | None:
+        """``on_labels`` for labels that the network has everywhere, be there data or not."""
+        mask = prepared.grouping.guidance.mask
+        if on_labels is None or mask is None:
+            return on_labels
+        return lambda record, labels: on_labels(record, np.where(mask, labels, NO_LABEL))
+
     def _deadline(self, prepared: Prepared) -> float | None:
         """If training begins now."""
         if self.config.time_budget is None:
@@ -446,6 +463,7 @@ def segment(
     guide: object = None,
     mask: object = None,
     on_step: OnStep | None = None,
+    on_labels: OnLabels | None = None,
     **options: Any,
 ) -> Segmentation:
     """Segments one image: ``Segmenter(**options).segment(image, ...)``; see there for all arguments and errors.
@@ -454,5 +472,11 @@ def segment(
     >>> segmentation.save("out", "photo")
     """
     return Segmenter(**options).segment(
-        image, channel_axis=channel_axis, scribbles=scribbles, guide=guide, mask=mask, on_step=on_step
+        image,
+        channel_axis=channel_axis,
+        scribbles=scribbles,
+        guide=guide,
+        mask=mask,
+        on_step=on_step,
+        on_labels=on_labels,
     )

@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import torch
 from torch import Tensor
@@ -21,6 +21,10 @@ from dynamicseg.ops._runtime import freed_memory_kept
 from dynamicseg.published import published_loss_and_grad
 from dynamicseg.time_budget import StepClock
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 
 class StepRecord(TypedDict):
     """What a training step saw, before its update."""
@@ -34,6 +38,8 @@ class StepRecord(TypedDict):
 
 
 OnStep = Callable[[StepRecord], None]
+OnLabels = Callable[[StepRecord, "NDArray[np.int64]"], None]
+"""Told of a step and its labels, ``[H, W]``, as the network numbers them; they may change once it returns."""
 
 NO_TERMS = ImageTerms()
 
@@ -57,6 +63,7 @@ def train_on_image(
     *,
     terms: ImageTerms = NO_TERMS,
     deadline: float | None = None,
+    on_labels: OnLabels | None = None,
 ) -> Trained:
     """Trains a network on one image, on the image's device, until labels are few, steps are done or time is up.
 
@@ -69,12 +76,13 @@ def train_on_image(
         terms: what else the loss is told.
         on_step: called after each step with its record; what it raises ends the training.
         deadline: the time of ``time.perf_counter`` that no step but the first should pass; None: there is none.
+        on_labels: called after each step, and after ``on_step``, with the labels as well.
 
     Raises:
         ValueError: the loss is not finite any more.
     """
     with freed_memory_kept() if image.device.type == "cpu" else contextlib.nullcontext():
-        return _train(image, config, on_step, terms, deadline)
+        return _train(image, config, on_step, terms, deadline, on_labels)
 
 
 def _train(
@@ -83,6 +91,7 @@ def _train(
     on_step: OnStep | None,
     terms: ImageTerms,
     deadline: float | None,
+    on_labels: OnLabels | None,
 ) -> Trained:
     memory_format = _memory_format(config)
     image = image.contiguous(memory_format=memory_format)
@@ -97,6 +106,8 @@ def _train(
         check_finite(history[-1], image)
         if on_step is not None:
             on_step(history[-1])
+        if on_labels is not None:
+            on_labels(history[-1], output.labels[0].cpu().numpy())
         stopped = _stopped(history, config, terms, clock)
         if stopped is not None:
             return Trained(output.labels[0], history, stopped)

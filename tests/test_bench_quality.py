@@ -204,11 +204,36 @@ def test_json_round_trip(report: dict[str, Any], tmp_path: Path) -> None:
     assert json.loads((tmp_path / "report.json").read_text()) == report
 
 
+class TestMerged:
+    def test_methods_on_fewer_images_say_so(self, report: dict[str, Any]) -> None:
+        other = {**report, "images": ["0"], "methods": [{**report["methods"][0], "method": "slow"}]}
+        merged = quality.merged([other, report])
+        assert merged["images"] == report["images"]
+        assert [entry["method"] for entry in merged["methods"]] == [
+            *("slow, 1 image", "dynamicseg", "felzenszwalb:scale=200")
+        ]
+
+    def test_other_data_sets_are_refused(self, report: dict[str, Any]) -> None:
+        other = {**report, "settings": {**report["settings"], "split": "test"}}
+        with pytest.raises(ValueError, match="2 data sets or parts"):
+            quality.merged([report, other])
+
+
 class TestPlot:
     def test_without_matplotlib(self, report: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
         with pytest.raises(RuntimeError, match="needs matplotlib"):
             quality.plot(report, tmp_path / "report.png")
+
+    def test_scores_without_time_are_a_line_and_a_row(self, report: dict[str, Any], tmp_path: Path) -> None:
+        pytest.importorskip("matplotlib")
+        first, *others = report["methods"]
+        timeless = {**report, "methods": [{**first, "seconds": None}, *others]}
+        quality.plot(timeless, tmp_path / "chart.svg")
+        assert "dynamicseg, time not measured" in (tmp_path / "chart.svg").read_text()
+        console = Console(file=StringIO(), width=100)
+        console.print(quality.table(timeless))
+        assert "3.21" not in console.file.getvalue()  # type: ignore[attr-defined]
 
     @pytest.mark.parametrize("suffix", [".png", ".svg"])
     def test_draws(self, report: dict[str, Any], tmp_path: Path, suffix: str) -> None:

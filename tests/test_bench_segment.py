@@ -100,9 +100,9 @@ def test_on_a_gpu_the_pipeline_is_measured(bsds: Path, monkeypatch: pytest.Monke
     groups: list[int] = []
     train_together = StagedSegmenter.train_together
 
-    def recorded(self: StagedSegmenter, prepared: Any, on_step: Any) -> Any:
+    def recorded(self: StagedSegmenter, prepared: Any, on_step: Any, on_labels: Any = None) -> Any:
         groups.append(len(prepared))
-        return train_together(self, prepared, on_step)
+        return train_together(self, prepared, on_step, on_labels)
 
     monkeypatch.setattr(StagedSegmenter, "train_together", recorded)
     found = segment.run([str(bsds / "images")], max_steps=1)

@@ -216,8 +216,17 @@ def test_the_number_of_labels_can_be_chosen(tmp_path: Path) -> None:
 
 def test_formats_can_be_chosen(tmp_path: Path) -> None:
     save(tmp_path / "p.png")
-    run("segment", tmp_path / "p.png", "-o", tmp_path / "out", "--max-steps", 1, "--format", "npy,boundaries")
-    assert files_in(tmp_path / "out") == ["p_boundaries.png", "p_labels.npy"]
+    run(
+        "segment",
+        tmp_path / "p.png",
+        "-o",
+        tmp_path / "out",
+        "--max-steps",
+        1,
+        "--format",
+        "npy,boundaries,coco,geojson",
+    )
+    assert files_in(tmp_path / "out") == ["p.coco.json", "p.geojson", "p_boundaries.png", "p_labels.npy"]
 
 
 def test_quiet_says_nothing_but_errors(tmp_path: Path) -> None:

@@ -76,11 +76,11 @@ def groups(monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[int, ...]]]:
         prepared.append(arguments)
         return ready(*arguments)
 
-    def recorded(self: Segmenter, images: Any, on_step: Any) -> Any:
+    def recorded(self: Segmenter, images: Any, on_step: Any, on_labels: Any = None) -> Any:
         if not found:
             wait_until(lambda: len(prepared) >= 3)
         found.append([one.values.shape for one in images])
-        return train_together(self, images, on_step)
+        return train_together(self, images, on_step, on_labels)
 
     monkeypatch.setattr(gpu_pipeline, "_Ready", counted)
     monkeypatch.setattr(Segmenter, "train_together", recorded)

@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -72,6 +73,18 @@ def test_no_step_after_the_first_with_few_labels_changes_anything(
     late = GpuTrainer(options(stop_labels=9, max_steps=500)).train(noise().to(device))
     assert late.history == exact.history
     assert torch.equal(late.labels, exact.labels)
+
+
+def test_who_watches_labels_changes_nothing(device: torch.device) -> None:
+    told: list[tuple[int, int]] = []
+    watched = GpuTrainer(options(stop_labels=9, max_steps=500)).train_together(
+        [noise().to(device)],
+        on_labels=lambda record, labels: told.append((record["step"], len(np.unique(labels)))),
+    )[0]
+    alone = GpuTrainer(options(stop_labels=9, max_steps=500)).train(noise().to(device))
+    assert watched.history == alone.history
+    assert torch.equal(watched.labels, alone.labels)
+    assert told == [(record["step"], record["n_labels"]) for record in alone.history]
 
 
 def test_one_image_after_another_leaves_no_trace(device: torch.device) -> None:

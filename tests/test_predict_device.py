@@ -81,7 +81,8 @@ def test_the_same_from_python(folder: Path) -> None:
     code = DEVICE + (
         "import dynamicseg\n"
         "prediction = dynamicseg.load('m.onnx').predict('photo.png', tile=20)\n"
-        "prediction.save('out', 'p', ('png', 'overlay', 'json', 'npy', 'boundaries'))\n"
+        "assert prediction._repr_png_()[1:4] == b'PNG'\n"
+        "prediction.save('out', 'p', ('png', 'overlay', 'json', 'npy', 'boundaries', 'coco', 'geojson'))\n"
         "heavy = {'torch', 'scipy', 'skimage', 'pydantic', 'typer', 'rich'}\n"
         "print(sorted({name.partition('.')[0] for name in sys.modules} & heavy))"
     )

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
+from PIL import Image
 
 from dynamicseg import segmentation as dseg
 from dynamicseg.io import label_palette, read_image, read_label_map
-from dynamicseg.segmentation import Segmentation, is_saved, output_paths, relabel_by_area
+from dynamicseg.numbering import relabel_by_area
+from dynamicseg.segmentation import Segmentation, is_saved, output_paths
 
-ALL_FORMATS = ("png", "npy", "boundaries", "overlay", "json")
-NAMES = ["x_labels.png", "x_labels.npy", "x_boundaries.png", "x_overlay.png", "x.json"]
+ALL_FORMATS = ("png", "npy", "boundaries", "overlay", "coco", "geojson", "json")
+NAMES = [
+    *("x_labels.png", "x_labels.npy", "x_boundaries.png", "x_overlay.png"),
+    *("x.coco.json", "x.geojson", "x.json"),
+]
 
 
 class Config:
@@ -103,11 +109,34 @@ class TestConstruction:
             segmentation(labels=labels - 2, n_labels=1)
 
     def test_repr_is_one_short_line(self) -> None:
-        assert repr(segmentation()) == ("Segmentation(3x3, n_labels=3, steps=1, source='photos/x.jpg')")
+        assert repr(segmentation()) == "Segmentation(3x3, n_labels=3, steps=1, source='photos/x.jpg')"
+        assert repr(segmentation(source=None, stopped="max_steps")) == (
+            "Segmentation(3x3, n_labels=3, steps=1, stopped='max_steps')"
+        )
 
     def test_fields_cannot_be_changed(self) -> None:
         with pytest.raises(AttributeError):
             segmentation().n_labels = 4  # type: ignore[misc]
+
+
+class TestNotebook:
+    def test_a_small_image_is_shown_as_it_is_saved(self) -> None:
+        result = segmentation()
+        shown = np.asarray(Image.open(BytesIO(result._repr_png_())))
+        np.testing.assert_array_equal(shown, result.overlay())
+
+    @pytest.mark.parametrize(
+        ("shape", "size"),
+        [((1500, 2000), (866, 1154)), ((1, 3_000_000), (1, 1_000_000)), ((3_000_000, 1), (1_000_000, 1))],
+    )
+    def test_a_large_one_is_reduced(self, shape: tuple[int, int], size: tuple[int, int]) -> None:
+        labels = np.zeros(shape, np.uint8)
+        labels[: shape[0] // 2] = 1
+        labels[:, -10:] = 2
+        png = segmentation(labels, np.full((*shape, 3), 77, np.uint8))._repr_png_()
+        assert png.startswith(b"\x89PNG")
+        with Image.open(BytesIO(png)) as shown:
+            assert shown.size == size[::-1]
 
 
 class TestPictures:
@@ -219,7 +248,7 @@ class TestSave:
         ("name", "hint"), [("jsn", "; did you mean json?"), ("overlays", "; did you mean overlay?"), ("q", "")]
     )
     def test_unknown_format(self, tmp_path: Path, name: str, hint: str) -> None:
-        with pytest.raises(ValueError, match="png, npy, boundaries, overlay, json") as caught:
+        with pytest.raises(ValueError, match="png, npy, boundaries, overlay, coco, geojson, json") as caught:
             segmentation().save(tmp_path, "x", formats=("png", name))
         assert hint in str(caught.value)
         assert list(tmp_path.iterdir()) == []
@@ -243,7 +272,7 @@ class TestSave:
         failing: str,
         error: type[BaseException],
     ) -> None:
-        def fail(*_: object) -> None:
+        def fail(*_: object, **__: object) -> None:
             raise error
 
         segmentation().save(tmp_path, "x", ALL_FORMATS)
