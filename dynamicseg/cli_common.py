@@ -41,7 +41,7 @@ OPTIONS_IN_PYTHON = frozenset(
         *("guide_fades", "guide_ignore", "guide_weight", "label_floor", "scribble_none"),
         *("hardware_compatibility", "held_out", "ignore_label", "learning_rate", "max_labels", "max_side", "max_size"),
         *("max_steps", "min_agreement", "min_labels", "min_size", "n_labels", "optimization_level", "refit_from"),
-        *("superpixel_scale", "time_budget", "timing_cache", "version_compatible"),
+        *("save_evolution", "superpixel_scale", "time_budget", "timing_cache", "version_compatible"),
         *("activations", "batch", "calibration", "channels", "continuity", "coordinates", "dataset", "depth"),
         *("device", "diagonals", "images"),
         *("jobs", "limit", "methods", "mu", "opset", "order", "patience", "precision", "preset", "protocol"),
