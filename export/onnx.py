@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from dynamicseg._words import in_one_line
+from dynamicseg.export.backbone import Placeholder, inlined
 from dynamicseg.export.formats import INPUT, OUTPUT
+from dynamicseg.features.onnx_maps import OnnxMaps
 from dynamicseg.model import SegmentationNetwork
 
 OPSET = 20
@@ -39,8 +41,12 @@ class Deployed(nn.Module):
         self.network.layers.to(self.dtype)
         self.features = self.network.features  # which is no part of the network for PyTorch
         if self.features is not None:
-            self.features.backbone.to(self.dtype)
-            self.features.projection.to(self.dtype)
+            if isinstance(self.features.backbone, OnnxMaps):
+                self.features.backbone = Placeholder(self.features.backbone)
+            for part in (self.features.backbone, self.features.projection):
+                assert isinstance(part, nn.Module)
+                part.to(self.dtype)
+            self.features.dtype = self.dtype
 
     def forward(self, image: Tensor) -> Tensor:
         """``[B, H, W, bands]`` uint8 to ``[B, H, W]`` int32."""
@@ -85,7 +91,11 @@ def onnx_model(
             verbose=False,
         )
         assert program is not None
-        model: onnx.ModelProto = onnxslim.slim(program.model_proto)
+        graph = program.model_proto
+        backbone = None if network.features is None else network.features.backbone
+        if isinstance(backbone, OnnxMaps):
+            graph = inlined(graph, backbone, half=half)
+        model: onnx.ModelProto = onnxslim.slim(graph)
     # The exporter knows the size of what was enlarged and cut as a formula only.
     for axis, size in enumerate(model.graph.output[0].type.tensor_type.shape.dim):
         if shape is None:

@@ -93,7 +93,7 @@ def convolutions(count: int) -> Change:
     [
         (after(WIDER, node("Conv", "x0", "w0", pads=[0, 0, 17, 17])), "has a Conv of absurd shape"),
         (after(node("Conv", "x0", "w0", pads=[0, 0, 18, 2])), "has a Conv of absurd shape"),
-        (after(node("Pad", "x0", "n"), n=np.array([0, 0, SIDE, SIDE] * 2)), "uses the operator 'Pad'"),
+        (after(node("Pad", "x0", "n"), n=np.array([0, 0, SIDE, SIDE] * 2)), "uses Pad as no exported model does"),
         (after(COARSE, node("Resize", "coarse", "", "n"), **scaled(32)), "uses Resize as no exported model does"),
         (after(node("Resize", "x0", "", "n"), **scaled(16)), "uses Resize in a way that could take any amount"),
         (after(COARSE, node("Resize", "coarse", "", "n"), n=np.array([8.0], np.float32)), "uses Resize as no"),
