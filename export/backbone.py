@@ -166,4 +166,5 @@ def _converted(model: onnx.ModelProto, source: OnnxMaps, opset: int) -> onnx.Mod
 def _in_float16(model: onnx.ModelProto) -> onnx.ModelProto:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    return convert_float_to_float16(model, keep_io_types=False)
+    found: onnx.ModelProto = convert_float_to_float16(model, keep_io_types=False)
+    return found

@@ -22,6 +22,7 @@ _MAX_KERNEL = 8  # of a first layer with a stride of 4; libraries take memory fo
 _MAX_REPEATED = 4  # what a graph repeats, it repeats for its two coordinates; the rest is room
 _MAX_RESIZED = 32  # between maps of a pretrained network
 _MAX_POOLED = 32  # pixels a side
+_MAX_POOLED_NUMBERS = 1 << 16  # of the whole image
 _MAX_PADDED = 64  # pixels that all its padding adds, where that is no part of a convolution
 _NUMBER_TYPES = (1, 6, 7, 10)  # float32, int32, int64, float16 in TensorProto.DataType
 
@@ -129,7 +130,7 @@ def cost_of(nodes: Sequence[Node], constants: Mapping[str, Constant], image: str
         graph.check([node for node in nodes if node.operator != "Constant"])
     except Refusal:
         return None
-    return Cost(graph.largest, graph.multiplications)
+    return Cost(max(graph.largest, Fraction(3)), graph.multiplications)
 
 
 class _Graph:
@@ -180,8 +181,12 @@ class _Graph:
     def _is_small(self, shape: Shape) -> bool:
         sides = [side.of for side in shape if side.of]
         factor = math.prod((side.factor for side in shape), start=Fraction(1))
-        self.largest = max(self.largest, factor)
-        return len(shape) <= _MAX_RANK and len(sides) == len(set(sides)) and factor <= self._most
+        most = self._most
+        if self._foreign and not set(sides) - {"batch"}:  # what was pooled, not as large as an image
+            most = max(most, _MAX_POOLED_NUMBERS)
+        else:
+            self.largest = max(self.largest, factor)
+        return len(shape) <= _MAX_RANK and len(sides) == len(set(sides)) and factor <= most
 
     def _shape(self, node: Node, index: int) -> Shape:
         if index >= len(node.inputs) or node.inputs[index] not in self.shapes:
@@ -292,7 +297,8 @@ class _Graph:
         if max(more) > 0:
             self._beside = 0
         rows, columns = (_divided(_longer(side, by), n) for side, by, n in zip(x[2:], more, strides, strict=True))
-        self.multiplications += math.prod((side.factor for side in weight), start=rows.factor * columns.factor)
+        if rows.of and columns.of:
+            self.multiplications += math.prod((side.factor for side in weight), start=rows.factor * columns.factor)
         return (x[0], weight[0], rows, columns)
 
     def resize(self, node: Node) -> Shape:
