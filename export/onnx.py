@@ -79,6 +79,9 @@ def onnx_model(
     example = torch.zeros(*(shape or _EXAMPLE), bands, dtype=torch.uint8)
     names = ("batch", "height", "width")
     dynamic = {axis: torch.export.Dim(name) for axis, name in enumerate(names)} if shape is None else None
+    if dynamic is not None and network.features is not None:
+        # Of a backbone it would find that sides should be larger, and begin anew, which takes as long again.
+        dynamic = dict.fromkeys(dynamic, torch.export.Dim.DYNAMIC)
     with quiet(), torch.no_grad():
         program = torch.onnx.export(
             Deployed(network, half=half).eval(),
@@ -97,11 +100,12 @@ def onnx_model(
             graph = inlined(graph, backbone, half=half)
         model: onnx.ModelProto = onnxslim.slim(graph)
     # The exporter knows the size of what was enlarged and cut as a formula only.
-    for axis, size in enumerate(model.graph.output[0].type.tensor_type.shape.dim):
-        if shape is None:
-            size.dim_param = names[axis]
-        else:
-            size.dim_value = shape[axis]
+    for value in (model.graph.input[0], model.graph.output[0]):
+        for axis, size in enumerate(value.type.tensor_type.shape.dim[:3]):
+            if shape is None:
+                size.dim_param = names[axis]
+            else:
+                size.dim_value = shape[axis]
     check(model)
     return model
 

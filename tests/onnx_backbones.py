@@ -33,7 +33,8 @@ def backbone(
         "one": np.ones(16),
         "classes": np.ones((9, 16)),
     }
-    halved, same = {"strides": [2, 2]}, {"pads": [1] * 4}
+    halved: dict[str, Any] = {"strides": [2, 2]}
+    same: dict[str, Any] = {"pads": [1] * 4}
     nodes = [
         helper.make_node("Conv", ["x", "w1"], ["c1"], pads=[3] * 4, **halved),
         helper.make_node("Relu", ["c1"], ["r1"]),
@@ -54,15 +55,17 @@ def backbone(
         helper.make_node("Gemm", ["flat", "classes"], ["logits"], transB=1),
         *more,
     ]
-    found = [("fine", [None, 8, None, None]), ("coarse", [None, 16, None, None]), ("logits", [None, 9])]
+    channels: list[tuple[str, list[int | None]]] = [
+        ("fine", [None, 8, None, None]),
+        ("coarse", [None, 16, None, None]),
+        ("logits", [None, 9]),
+    ]
+    channels += [(name, [None, None, None, None]) for name in outputs]
     graph = helper.make_graph(
         nodes,
         "backbone",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, *size])],
-        [
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-            for name, shape in [*found, *((name, [None] * 4) for name in outputs)]
-        ],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in channels],
         [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()],
     )
     opsets = [helper.make_opsetid("", opset), helper.make_opsetid("elsewhere", 1)]

@@ -81,7 +81,7 @@ def test_planes_are_the_projected_maps_of_the_whole_image(folder: Path) -> None:
     assert features is not None
     height, width = PHOTO.shape[:2]
     seen = np.zeros((1, 3, -(-height // 16) * 16, -(-width // 16) * 16), np.float32)
-    values = (PHOTO / np.float32(255) - np.float32([0.5, 0.4, 0.3])) / np.float32([0.2, 0.25, 0.3])
+    values = (PHOTO / 255 - (0.5, 0.4, 0.3)) / (0.2, 0.25, 0.3)
     seen[0, :, :height, :width] = values.transpose(2, 0, 1)
     session = onnxruntime.InferenceSession(folder / "backbone.onnx", providers=["CPUExecutionProvider"])
     maps = [torch.from_numpy(one) for one in session.run(["fine", "coarse"], {"x": seen})]
