@@ -8,6 +8,9 @@ import cuda_resources
 import pytest
 from cuda_resources import Kernel
 
+# The first test to come compiles all kernels.
+pytestmark = pytest.mark.timeout(900)
+
 REQUIRED_VARIABLE = "DYNAMICSEG_NVCC_REQUIRED"
 """Set where a missing nvcc is a failure."""
 
@@ -29,7 +32,6 @@ def test_every_source_and_type_is_there(kernels: list[Kernel]) -> None:
         assert any(f"<{storage}," in kernel.name for kernel in kernels), storage
 
 
-@pytest.mark.timeout(600)
 def test_nothing_spills(kernels: list[Kernel]) -> None:
     spilling = [kernel for kernel in kernels if kernel.spill_stores or kernel.spill_loads]
     assert not spilling, "\n".join(map(str, spilling))
