@@ -239,7 +239,10 @@ def multiplications(description: Mapping[str, Any], size: tuple[int, int]) -> in
     rows, columns = (-(-side // stride) for side in size)
     bands = description["bands"] + network.get("feature_planes", 0) + (2 if network["coordinates"] else 0)
     backbone = description.get("backbone")
-    before = _OF_BACKBONE[backbone["source"]] * size[0] * size[1] / 256 if backbone else 0
+    before = 0.0
+    if backbone:
+        onnx = backbone.get("onnx")
+        before = size[0] * size[1] * (onnx["multiplications"] if onnx else _OF_BACKBONE[backbone["source"]] / 256)
     first = bands * width * (9 if stride == 1 else (2 * stride) ** 2)
     others = (network["depth"] - 1) * 9 * width * width
     return int(before + rows * columns * (first + others + width * description["label_count"]))

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dynamicseg.cli_common import height_and_width, names, say, wrong_call
+from dynamicseg.cli_features import BackboneFile
 from dynamicseg.cli_report import Verbose, telling
 from dynamicseg.exit_status import DONE, SOME_FAILED
 
@@ -97,6 +98,7 @@ def export_command(
             help="tensorrt-rtx: of the GPUs that the engine is for, with commas. (default: 8.0,8.6,8.9,12.0)",
         ),
     ] = None,
+    backbone: BackboneFile = None,
     refit: Annotated[
         bool, typer.Option("--refit", help="Engines: can take the weights of another model of the same shape.")
     ] = False,
@@ -125,6 +127,7 @@ def export_command(
                     output,
                     format=to,
                     progress=tell,
+                    backbone=backbone,
                     precision=precision,
                     calibration=calibration,
                     images=images,

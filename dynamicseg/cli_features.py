@@ -1,4 +1,4 @@
-"""The options of ``segment`` for features of pretrained networks. No torch here."""
+"""The options of commands for features of pretrained networks. No torch here."""
 
 from __future__ import annotations
 
@@ -37,6 +37,15 @@ FeatureMultiple = Annotated[
 FeatureCache = Annotated[
     Path | None,
     typer.Option(metavar="FOLDER", help="Keep feature maps of images there, for further runs. (default: in memory)"),
+]
+BackboneFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--backbone",
+        metavar="FILE.onnx",
+        help="Of a .safetensors model that sees features of an ONNX file: that file. (default: the one of "
+        "its name beside the model)",
+    ),
 ]
 
 

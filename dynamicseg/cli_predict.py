@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dynamicseg.cli_common import height_and_width, loading, names, wrong_call
+from dynamicseg.cli_features import BackboneFile
 from dynamicseg.cli_report import Verbose, report
 
 
@@ -35,6 +36,7 @@ def predict_command(
     ] = None,
     threads: Annotated[int | None, typer.Option(help="On the CPU. (default: as many as cores)")] = None,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="Where to compute.")] = "auto",
+    backbone: BackboneFile = None,
     channel_axis: Annotated[
         int | None,
         typer.Option(
@@ -73,7 +75,13 @@ def predict_command(
         check_call(output, image_formats, tile)
         if resume and "json" not in image_formats:
             raise ValueError("--resume tells what is done from the JSON: add json to --format")
-        predictor = load(model, providers=None if provider is None else names(provider), threads=threads, device=device)
+        predictor = load(
+            model,
+            providers=None if provider is None else names(provider),
+            threads=threads,
+            device=device,
+            backbone=backbone,
+        )
     except (ValueError, OSError, ImportError, MemoryError) as error:
         return wrong_call(str(error))
     work = PredictWork(output, image_formats, channel_axis, predictor=predictor, tile=tile, video_formats=video_formats)

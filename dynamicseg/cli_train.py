@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dynamicseg.cli_common import loading, names, wrong_call
+from dynamicseg.cli_features import FeatureMean, FeatureMultiple, FeatureOutputs, FeatureStd, three_numbers
 from dynamicseg.cli_report import Verbose, report
 from dynamicseg.terms import DEFAULT_SCRIBBLE_NONE
 
@@ -37,11 +38,16 @@ def train_command(
     features: Annotated[
         str | None,
         typer.Option(
-            metavar="efficientnet-lite0",
-            help="The network sees features of a pretrained one, too (pip install 'dynamicseg[pretrained]'), which "
-            "exported graphs cannot hold yet. Large images are then predicted whole, not in tiles. (default: none)",
+            metavar="efficientnet-lite0|FILE.onnx",
+            help="The network sees features of a pretrained one, too: of a package (pip install "
+            "'dynamicseg[pretrained]') or of any ONNX file, which the model then needs beside it, unless it is "
+            "exported. Large images are predicted whole, not in tiles. (default: none)",
         ),
     ] = None,
+    feature_outputs: FeatureOutputs = None,
+    feature_mean: FeatureMean = None,
+    feature_std: FeatureStd = None,
+    feature_multiple: FeatureMultiple = None,
     width: Annotated[int | None, typer.Option(help="Channels of each layer of the network. (default: 32)")] = None,
     depth: Annotated[int | None, typer.Option(help="Layers before the last one. (default: 3)")] = None,
     stride: Annotated[
@@ -142,6 +148,10 @@ def train_command(
                 time_budget=time_budget,
                 coordinates=coordinates,
                 features=features,
+                feature_outputs=None if feature_outputs is None else names(feature_outputs),
+                feature_mean=three_numbers("feature-mean", feature_mean),
+                feature_std=three_numbers("feature-std", feature_std),
+                feature_multiple=feature_multiple,
                 width=width,
                 depth=depth,
                 stride=stride,

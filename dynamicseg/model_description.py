@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 from dynamicseg._words import counted
 from dynamicseg.inference.contract import (
     FORMAT_VERSION,
+    MAX_BACKBONE_MULTIPLE,
+    MAX_BACKBONE_NODES,
+    MAX_BACKBONE_STRIDE,
     MAX_BANDS,
     MAX_DEPTH,
     MAX_DILATION,
@@ -19,6 +22,7 @@ from dynamicseg.inference.contract import (
     MAX_FEATURE_PLANES,
     MAX_LABELS,
     MAX_WIDTH,
+    ONNX_BACKBONE,
     Stride,
     reach,
 )
@@ -27,6 +31,8 @@ LayerOrder = Literal["relu_norm", "norm_relu"]
 
 _Frozen = ConfigDict(frozen=True, extra="forbid")
 _Byte = Annotated[int, Field(ge=0, le=255)]
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class NetworkOptions(BaseModel):
@@ -80,14 +86,53 @@ class NetworkOptions(BaseModel):
         return reach(self.depth, self.stride, self.dilation_growth)
 
 
+class OnnxBackboneDescription(BaseModel):
+    """What there is to know of a pretrained network in an ONNX file, see ``features.options.FeatureOptions``."""
+
+    model_config = _Frozen
+
+    file: Annotated[str, Field(pattern=r"^[^/\\]+\.[oO][nN][nN][xX]$", max_length=255)]
+    """Its name, without a folder: it is looked for beside the model, or where the user says."""
+    outputs: Annotated[tuple[str, ...], Field(min_length=1, max_length=MAX_FEATURE_PLANES)]
+    mean: tuple[_Finite, _Finite, _Finite]
+    std: tuple[_Positive, _Positive, _Positive]
+    multiple: Annotated[int, Field(ge=1, le=MAX_BACKBONE_MULTIPLE)]
+    """Height and width that it sees are multiples of this, which is one of each stride, too."""
+    channels: tuple[Annotated[int, Field(ge=1, le=MAX_WIDTH)], ...]
+    """Of each map."""
+    strides: tuple[Annotated[int, Field(ge=1, le=MAX_BACKBONE_STRIDE)], ...]
+    """Of each map."""
+    largest: Annotated[int, Field(ge=1, le=MAX_WIDTH)]
+    """How many numbers for each pixel of the image its largest tensor has, about."""
+    multiplications: Annotated[int, Field(ge=0)]
+    """Of its convolutions, for each pixel of the image; 0: nobody can tell."""
+    convolutions: Annotated[int, Field(ge=0, le=MAX_BACKBONE_NODES)] = 0
+    nodes: Annotated[int, Field(ge=0, le=MAX_BACKBONE_NODES)] = 0
+    """What it adds to an exported graph: those of trained models hold nothing of it."""
+
+    @model_validator(mode="after")
+    def _one_for_each_output(self) -> OnnxBackboneDescription:
+        if not len(self.outputs) == len(self.channels) == len(self.strides):
+            raise ValueError("outputs, channels and strides are not as many")
+        return self
+
+
 class BackboneDescription(BaseModel):
     """The pretrained network whose features go in; its weights are not in the file of the model."""
 
     model_config = _Frozen
 
-    source: Literal["efficientnet-lite0"]
+    source: Literal["efficientnet-lite0", "onnx"]
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     """Of the file with its weights: with others, labels would be others."""
+    onnx: OnnxBackboneDescription | None = None
+    """Of one in an ONNX file."""
+
+    @model_validator(mode="after")
+    def _onnx_is_described(self) -> BackboneDescription:
+        if (self.source == ONNX_BACKBONE) != (self.onnx is not None):
+            raise ValueError("just a backbone in an ONNX file has a description of it")
+        return self
 
 
 class ModelDescription(BaseModel):

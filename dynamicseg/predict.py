@@ -103,6 +103,7 @@ def load(
     providers: str | Sequence[str] | None = None,
     threads: int | None = None,
     device: str = "auto",
+    backbone: str | os.PathLike[str] | None = None,
 ) -> Predictor:
     """Loads a model: ``.safetensors`` as ``train`` writes it, or ``.onnx`` or ``.engine`` as ``export`` writes them.
 
@@ -119,6 +120,8 @@ def load(
             ``"cpu"``, ``"tensorrt"``, the first one that works; by default the first of the first three that does.
         threads: on the CPU, >= 1; by default as many as there are cores.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        backbone: of a trained model that sees features of a network in an ONNX file: that file; by default the one of
+            its name beside ``path``.
 
     Raises:
         ValueError: no such kind of file; it is damaged, foreign, or for another version or GPU; or an option is wrong
@@ -133,6 +136,8 @@ def load(
         raise ValueError(f"threads wants a whole number, at least 1, not {threads!r}")
     if providers is not None and kind != "onnx":
         raise ValueError(f"providers are for ONNX files; {path.name} is none: choose a device")
+    if backbone is not None and kind != "safetensors":
+        raise ValueError(f"{path.name} holds all that it needs: leave the backbone out")
     identity, before = _identity(path, kind)
     running: RunningModel
     if kind == "onnx":
@@ -143,7 +148,7 @@ def load(
     elif kind == "safetensors":
         from dynamicseg.inference.torch_model import TorchModel
 
-        running = TorchModel.load(path, threads=threads, device=device)
+        running = TorchModel.load(path, threads=threads, device=device, backbone=backbone)
     else:
         from dynamicseg.inference.engine import EngineModel
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynamicseg._files import Refusal, one_line
+from dynamicseg._files import Refusal, one_line, opened
 from dynamicseg._safetensors import fitting_tensors, opened_tensors, write_tensors
 from dynamicseg._words import counted
-from dynamicseg.features.efficientnet import CHANNELS, EfficientNetLite0
-from dynamicseg.features.planes import FeaturePlanes, Projection
+from dynamicseg.features.efficientnet import CHANNELS
+from dynamicseg.features.options import EFFICIENTNET_LITE0, FeatureOptions
+from dynamicseg.features.planes import FeaturePlanes, MapSource, Projection
+from dynamicseg.features.sources import map_source
 from dynamicseg.inference.contract import METADATA_KEY
 from dynamicseg.io import as_image, unit_values
 from dynamicseg.model import SegmentationNetwork, network_with
@@ -57,11 +60,17 @@ class TrainedModel:
         )
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> TrainedModel:
+    def load(cls, path: str | os.PathLike[str], backbone: str | os.PathLike[str] | None = None) -> TrainedModel:
         """Reads what ``save`` wrote. Everything is checked before a network is built; nothing is ever executed.
 
+        Args:
+            path: the file.
+            backbone: the ONNX file of the pretrained network whose features the model sees; None: the file of that
+                name beside ``path``.
+
         Raises:
-            ValueError: the file is no such model, damaged, cut short or of another format version; in one line.
+            ValueError: the file is no such model, damaged, cut short or of another format version; its backbone is not
+                there, or is another one; in one line.
             OSError: it cannot be read.
         """
         with opened_tensors(Path(path), "pass a model that dynamicseg train has written") as content:
@@ -70,7 +79,9 @@ class TrainedModel:
         features = None
         if description.backbone is not None:
             projection = {name: tensors.pop(name) for name in list(tensors) if name.startswith(_PROJECTION)}
-            features = _features(path, description.backbone, projection)
+            features = _features(path, description.backbone, projection, backbone)
+        if backbone is not None and (description.backbone is None or description.backbone.onnx is None):
+            raise ValueError(one_line(path, "sees no features of an ONNX file: leave the backbone out"))
         network = network_with(description.bands, description.label_count, description.network, tensors, features)
         return cls(network, description)
 
@@ -121,18 +132,61 @@ def _projection(network: SegmentationNetwork) -> dict[str, Tensor]:
     return {_PROJECTION + name: tensor for name, tensor in network.features.projection.state_dict().items()}
 
 
-def _features(path: str | os.PathLike[str], backbone: BackboneDescription, numbers: dict[str, Tensor]) -> FeaturePlanes:
-    """The backbone that is installed here, if it is the one that the model was trained with."""
-    found = EfficientNetLite0.load()
-    if found.facts["sha256"] != backbone.sha256:
-        text = (
-            f"was trained with features of {backbone.source} with other weights (sha256 {backbone.sha256[:12]}, here "
-            f"{str(found.facts['sha256'])[:12]}): install those, or train it again"
-        )
-        raise ValueError(one_line(path, text))
-    projection = Projection(CHANNELS)
+def _channels(backbone: BackboneDescription) -> tuple[int, ...]:
+    """Of its maps."""
+    return CHANNELS if backbone.onnx is None else backbone.onnx.channels
+
+
+def _features(
+    path: str | os.PathLike[str],
+    backbone: BackboneDescription,
+    numbers: dict[str, Tensor],
+    file: str | os.PathLike[str] | None,
+) -> FeaturePlanes:
+    """The backbone that is here, if it is the one that the model was trained with."""
+    found = _backbone(Path(path), backbone, file)
+    projection = Projection(_channels(backbone))
     projection.load_state_dict({name.removeprefix(_PROJECTION): tensor for name, tensor in numbers.items()})
     return FeaturePlanes(found, projection)
+
+
+def _backbone(path: Path, backbone: BackboneDescription, file: str | os.PathLike[str] | None) -> MapSource:
+    onnx = backbone.onnx
+    if onnx is None:
+        found = map_source(FeatureOptions(source=EFFICIENTNET_LITE0))
+        _check_same(path, backbone, found.facts["sha256"], f"{backbone.source} with other weights", "install those")
+        return found
+    # The model names no folder: of a file from elsewhere, that could be any.
+    place = path.parent / onnx.file if file is None else Path(file)
+    advice = f"put {onnx.file} beside the model, or name it with --backbone FILE (backbone=... in Python)"
+    if not place.exists():
+        looked = f", and {place} is not there" if file is not None else ""
+        raise ValueError(one_line(path, f"sees features of a network in another file{looked}: {advice}"))
+    # Before anything of it is run.
+    with opened(place) as content:
+        sha256 = hashlib.sha256(content.read()).hexdigest()
+    _check_same(path, backbone, sha256, f"another network than that in {place}", advice)
+    options = FeatureOptions(
+        source=os.fspath(place),
+        outputs=onnx.outputs,
+        mean=onnx.mean,
+        std=onnx.std,
+        multiple=onnx.multiple,
+        sha256=sha256,
+    )
+    found = map_source(options)
+    if (found.channels, found.strides) != (onnx.channels, onnx.strides):
+        raise ValueError(one_line(path, f"does not fit its own backbone {place}: train it again"))
+    return found
+
+
+def _check_same(path: Path, backbone: BackboneDescription, sha256: object, what: str, advice: str) -> None:
+    if sha256 != backbone.sha256:
+        text = (
+            f"was trained with features of {what} (sha256 {backbone.sha256[:12]}, here {str(sha256)[:12]}): {advice}, "
+            "or train it again"
+        )
+        raise ValueError(one_line(path, text))
 
 
 def _description(metadata: dict[str, str] | None) -> ModelDescription:
@@ -150,7 +204,7 @@ def _tensors(content: Any, description: ModelDescription) -> dict[str, Tensor]:
         network = SegmentationNetwork(description.bands, description.label_count, description.network)
         wanted = _numbers(network)
         if description.backbone is not None:
-            projection = Projection(CHANNELS)
+            projection = Projection(_channels(description.backbone))
             if projection.planes != description.network.feature_planes:
                 raise Refusal(
                     f"does not fit its own description: {description.network.feature_planes} planes of features, where "

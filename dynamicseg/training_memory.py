@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -14,6 +15,10 @@ from dynamicseg.memory import available_memory
 _MAPS_PER_LAYER = 6
 _MAPS_BESIDES = 4
 _MAPS_OF_PUBLISHED_LOSS = 8
+# Of a pretrained network, which keeps nothing for a backward pass: what goes into a layer, what comes out, what is
+# reordered; and of its planes, before and after they are joined.
+_MAPS_OF_BACKBONE = 3
+_MAPS_OF_PLANES = 2
 
 
 def training_bytes(shape: tuple[int, ...], config: SegmenterConfig) -> int:
@@ -71,3 +76,27 @@ def available_on(device: torch.device) -> int | None:
         return available_memory()
     free, _ = torch.cuda.mem_get_info(device)
     return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def features_bytes(size: Sequence[int], largest: int, planes: int) -> int:
+    """About how much memory features of an image ``[H, W, ...]`` take while they are made.
+
+    Args:
+        size: height and width first.
+        largest: numbers for each pixel in the largest tensor of the pretrained network.
+        planes: that are made of its maps, at the size of the image.
+    """
+    return size[0] * size[1] * 4 * (_MAPS_OF_BACKBONE * largest + _MAPS_OF_PLANES * planes)
+
+
+def check_features_memory(size: Sequence[int], largest: int, planes: int, device: torch.device) -> None:
+    """Refuses an image whose features would not fit, see ``features_bytes``."""
+    available = available_on(device)
+    needed = features_bytes(size, largest, planes)
+    if available is not None and needed > available:
+        max_side = max(2, int(max(size[:2]) * 0.95 * math.sqrt(available / needed)))
+        raise MemoryError(
+            f"features of an image of {size[1]}x{size[0]} pixels take about {needed / 1e9:.1f} GB, more than the "
+            f"{available / 1e9:.1f} GB that are free on {device}: make images no larger than {max_side} pixels a side, "
+            "or leave features out"
+        )

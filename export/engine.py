@@ -61,9 +61,10 @@ def write_engine(
     profile = profile_of(chosen, source.description.bands)
     if isinstance(source, OnnxSource):
         graph, exported, images = source.graph, dict(source.exported), _images_for(source, chosen)
+        description = source.description
     else:
         made = compared_graph(source, chosen, symmetric=True, progress=progress)
-        graph, exported, images = made.graph, made.exported, made.images
+        graph, exported, images, description = made.graph, made.exported, made.images, made.description
     content = graph_bytes(graph)
     if origin is None:
         progress(f"building with {maker.title} {maker.version}")
@@ -93,9 +94,9 @@ def write_engine(
         "compared_by": None,
     }
     path.write_bytes(plan)
-    write_json(sidecar_path(path), described(source.description, export=exported, engine=engine))
+    write_json(sidecar_path(path), described(description, export=exported, engine=engine))
     exported |= _comparison(path, source, images, engine, chosen, progress)
-    metadata = described(source.description, export=exported, engine=engine)
+    metadata = described(description, export=exported, engine=engine)
     write_json(sidecar_path(path), metadata)
     return metadata
 

@@ -71,6 +71,7 @@ def export(
     *,
     format: str | None = None,
     progress: Progress | None = None,
+    backbone: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> Exported:
     """Exports a trained model, for images of uint8 ``[batch, height, width, bands]`` to labels int32.
@@ -85,6 +86,8 @@ def export(
         path: the new file, in the suffix of its format; an engine gets ``<path>.json`` beside it.
         format: a key of ``FORMATS``; by default what the suffix says.
         progress: called with a line on what is being done.
+        backbone: of a file of a model that sees features of a network in an ONNX file: that file; by default the one of
+            its name beside the model.
         **options: fields of ``formats.ExportOptions``, as far as the format takes them.
 
     Raises:
@@ -105,7 +108,7 @@ def export(
             f"{FORMATS[name].title} needs a package that is not installed ({error}): pip install 'dynamicseg[{extra}]'"
         )
         raise ImportError(text) from None
-    source = writers.read_source(model)
+    source = writers.read_source(model, backbone)
     with _aside(path) as aside:
         metadata = writers.write(source, aside, name, chosen, tell)
     return Exported(path, name, metadata)

@@ -16,6 +16,7 @@ from dynamicseg.export.onnx import OPSET, onnx_model
 from dynamicseg.export.parity import agreement, check_agreement, onnx_labels
 from dynamicseg.export.quantization import equalized, quantized
 from dynamicseg.export.source import ModelSource
+from dynamicseg.model_description import ModelDescription
 
 Progress = Callable[[str], None]
 
@@ -26,11 +27,13 @@ class ComparedGraph:
 
     Attributes:
         graph: without metadata.
+        description: of its model, with what a pretrained network adds to the graph.
         images: on which it was compared.
         exported: what is known of the export, ready for JSON.
     """
 
     graph: onnx.ModelProto
+    description: ModelDescription
     images: ImageSet
     exported: dict[str, Any]
 
@@ -85,7 +88,18 @@ def compared_graph(source: ModelSource, chosen: ExportOptions, *, symmetric: boo
         "model_sha256": source.sha256,
         "graph_sha256": graph_digest(graph),
     }
-    return ComparedGraph(graph, images, exported)
+    return ComparedGraph(graph, _with_backbone(source.description, graph), images, exported)
+
+
+def _with_backbone(description: ModelDescription, graph: onnx.ModelProto) -> ModelDescription:
+    """With the size of a backbone from an ONNX file, which prediction holds the graph to."""
+    backbone = description.backbone
+    if backbone is None or backbone.onnx is None:
+        return description
+    operators = [node.op_type for node in graph.graph.node]
+    convolutions = operators.count("Conv") - (description.network.depth + 1)
+    onnx_file = backbone.onnx.model_copy(update={"convolutions": convolutions, "nodes": len(operators)})
+    return description.model_copy(update={"backbone": backbone.model_copy(update={"onnx": onnx_file})})
 
 
 def _images(chosen: ExportOptions, calibration: ImageSet | None, bands: int, size: tuple[int, int] | None) -> ImageSet:

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from dynamicseg._words import in_one_line
+from dynamicseg.export.backbone import Placeholder, inlined
 from dynamicseg.export.formats import INPUT, OUTPUT
+from dynamicseg.features.onnx_maps import OnnxMaps
 from dynamicseg.model import SegmentationNetwork
 
 OPSET = 20
@@ -39,8 +41,12 @@ class Deployed(nn.Module):
         self.network.layers.to(self.dtype)
         self.features = self.network.features  # which is no part of the network for PyTorch
         if self.features is not None:
-            self.features.backbone.to(self.dtype)
-            self.features.projection.to(self.dtype)
+            if isinstance(self.features.backbone, OnnxMaps):
+                self.features.backbone = Placeholder(self.features.backbone)
+            for part in (self.features.backbone, self.features.projection):
+                assert isinstance(part, nn.Module)
+                part.to(self.dtype)
+            self.features.dtype = self.dtype
 
     def forward(self, image: Tensor) -> Tensor:
         """``[B, H, W, bands]`` uint8 to ``[B, H, W]`` int32."""
@@ -73,6 +79,9 @@ def onnx_model(
     example = torch.zeros(*(shape or _EXAMPLE), bands, dtype=torch.uint8)
     names = ("batch", "height", "width")
     dynamic = {axis: torch.export.Dim(name) for axis, name in enumerate(names)} if shape is None else None
+    if dynamic is not None and network.features is not None:
+        # Of a backbone it would find that sides should be larger, and begin anew, which takes as long again.
+        dynamic = dict.fromkeys(dynamic, torch.export.Dim.DYNAMIC)
     with quiet(), torch.no_grad():
         program = torch.onnx.export(
             Deployed(network, half=half).eval(),
@@ -85,13 +94,18 @@ def onnx_model(
             verbose=False,
         )
         assert program is not None
-        model: onnx.ModelProto = onnxslim.slim(program.model_proto)
+        graph = program.model_proto
+        backbone = None if network.features is None else network.features.backbone
+        if isinstance(backbone, OnnxMaps):
+            graph = inlined(graph, backbone, half=half)
+        model: onnx.ModelProto = onnxslim.slim(graph)
     # The exporter knows the size of what was enlarged and cut as a formula only.
-    for axis, size in enumerate(model.graph.output[0].type.tensor_type.shape.dim):
-        if shape is None:
-            size.dim_param = names[axis]
-        else:
-            size.dim_value = shape[axis]
+    for value in (model.graph.input[0], model.graph.output[0]):
+        for axis, size in enumerate(value.type.tensor_type.shape.dim[:3]):
+            if shape is None:
+                size.dim_param = names[axis]
+            else:
+                size.dim_value = shape[axis]
     check(model)
     return model
 

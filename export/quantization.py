@@ -53,14 +53,15 @@ def quantized(
         images: ``[H, W, bands]`` each, of the size that the graph takes.
         activations: ``"uint8"``, whose zero is the lowest value after ReLU: half as coarse, and ReLU costs nothing, on
             CPUs; or ``"int8"``, symmetric, as TensorRT wants it, with biases left in float32.
-        layers: convolutions of the network. Those of a pretrained one come before them and stay in float32: they are
+        layers: convolutions of the network. All of a pretrained one comes before them and stays in float32: it is
             not equalized.
 
     Returns:
         The graph, and what was done, ready for JSON.
     """
     symmetric = activations == "int8"
-    kept = [node.name for node in model.graph.node if node.op_type == "Conv"][:-layers]
+    first = [number for number, node in enumerate(model.graph.node) if node.op_type == "Conv"][-layers]
+    kept = [node.name for node in model.graph.node[:first]]
     with tempfile.TemporaryDirectory() as folder, quiet():
         source, result = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
         onnx.save_model(model, source)

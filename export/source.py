@@ -52,12 +52,16 @@ class OnnxSource:
     exported: dict[str, Any]
 
 
-def read_source(model: TrainedModel | str | os.PathLike[str]) -> ModelSource | OnnxSource:
-    """Reads what is to be exported.
+def read_source(
+    model: TrainedModel | str | os.PathLike[str], backbone: str | os.PathLike[str] | None = None
+) -> ModelSource | OnnxSource:
+    """Reads what is to be exported; ``backbone``: see ``TrainedModel.load``.
 
     Raises:
         ValueError, OSError: it is no such file, damaged, or cannot be read; in one line.
     """
+    if backbone is not None and (isinstance(model, TrainedModel) or Path(model).suffix.lower() != SUFFIX):
+        raise ValueError(f"the backbone is for {SUFFIX} files, which do not hold it: leave it out")
     if isinstance(model, TrainedModel):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, f"model{SUFFIX}")
@@ -69,7 +73,7 @@ def read_source(model: TrainedModel | str | os.PathLike[str]) -> ModelSource | O
         return OnnxSource(path, *read_exported(path))
     if suffix != SUFFIX:
         raise ValueError(one_line(path, f"is no model: pass a {SUFFIX} file of dynamicseg train, or an exported .onnx"))
-    trained = TrainedModel.load(path)
+    trained = TrainedModel.load(path, backbone)
     return ModelSource(trained, _sha256(path))
 
 

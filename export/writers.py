@@ -33,7 +33,7 @@ def _write_onnx(
     if isinstance(source, OnnxSource):
         raise ValueError(one_line(source.path, "is ONNX already: pass the .safetensors model for another one"))
     made = compared_graph(source, chosen, symmetric=False, progress=progress)
-    metadata = described(source.description, export=made.exported)
+    metadata = described(made.description, export=made.exported)
     write_into(made.graph, metadata)
     onnx.save_model(made.graph, path)
     read_exported(path)

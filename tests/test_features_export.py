@@ -142,14 +142,3 @@ def test_float16_of_one_band_and_one_size(tmp_path: Path) -> None:
     assert np.mean(predictor.predict(piece).labels == grey.predict_array(piece)) > 0.98
     with pytest.raises(ValueError, match="of the whole view"):
         predictor.predict(PHOTO[:80, :80, :1])
-
-
-def test_int8_leaves_the_backbone_as_it_is(model: TrainedModel, tmp_path: Path) -> None:
-    photos = photo_folder(tmp_path / "photos")
-    found = export(model, tmp_path / "m.onnx", precision="int8", calibration=photos, dynamic=False, size=(96, 96))
-    assert found.agreement is not None
-    assert found.agreement > 0.95
-    graph = onnx.load(tmp_path / "m.onnx").graph
-    weights = [tensor for tensor in graph.initializer if len(tensor.dims) == 4]
-    assert sum(tensor.data_type == onnx.TensorProto.INT8 for tensor in weights) == 3
-    assert [node.op_type for node in graph.node].count("Conv") == 35 + 3

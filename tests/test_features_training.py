@@ -133,8 +133,6 @@ def test_a_file_for_another_backbone_is_refused(
 def test_what_cannot_be_trained_is_refused() -> None:
     with pytest.raises(ValueError, match="the images have 5 bands: leave features out"):
         ds.train([np.zeros((40, 40, 5), np.uint8)], **OPTIONS)
-    with pytest.raises(ValueError, match="train takes features of efficientnet-lite0 only"):
-        ds.train(PHOTOS, **{**OPTIONS, "features": "m.onnx"})
     with pytest.raises(TypeError, match="no option is named 'feature_planes'"):
         ds.train(PHOTOS, feature_planes=4)
 
@@ -152,7 +150,15 @@ def test_what_cannot_be_trained_is_refused() -> None:
             ["segment", "x.png", "-o", "out", "--features", "m.onnx", "--feature-mean", "1;2;3"],
             "--feature-mean 1;2;3: wants three numbers with commas",
         ),
-        (["train", "x.png", "-o", "m.safetensors", "--features", "m.onnx"], "efficientnet-lite0 only"),
+        (["train", "x.png", "-o", "m.safetensors", "--features", "m.onnx"], "m.onnx: no such file"),
+        (
+            ["train", "x.png", "-o", "m.safetensors", "--features", "efficientnet-lite0", "--feature-mean", "1,1,1"],
+            "--feature-mean is for ONNX files",
+        ),
+        (
+            ["train", "x.png", "-o", "m.safetensors", "--feature-outputs", "a"],
+            "--feature-outputs is of no use without",
+        ),
     ],
 )
 def test_a_wrong_call_is_one_line_and_status_2(

@@ -195,7 +195,7 @@ ONE = {"zero": np.int64(0), "one": np.int64(1)}
     [
         (with_nodes(node("ConstantOfShape", "n"), n=np.array([SIDE, SIDE])), "'ConstantOfShape'"),
         (with_nodes(node("Tile", "image", "n"), n=np.array([1, SIDE, SIDE, 1])), "'Tile'"),
-        (with_nodes(node("Pad", "image", "n"), n=np.array([0, SIDE, SIDE, 0] * 2)), "'Pad'"),
+        (with_nodes(node("Pad", "image", "n"), n=np.array([0, SIDE, SIDE, 0] * 2)), "Pad"),
         (with_nodes(node("Reshape", "image", "n"), n=np.array([-1, 1])), "'Reshape'"),
         (with_nodes(node("Gather", "image", "n"), n=np.zeros((SIDE,), np.int64)), "'Gather'"),
         (with_nodes(node("OneHot", "image", "n", "n"), n=np.array([SIDE, 0])), "'OneHot'"),

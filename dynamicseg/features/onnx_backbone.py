@@ -10,6 +10,7 @@ import numpy as np
 
 from dynamicseg._files import Refusal, one_line, opened
 from dynamicseg.features.backbone import InputContract
+from dynamicseg.inference.onnx_file import cost_of_backbone
 from dynamicseg.inference.onnx_model import FATAL_ONLY, failure_of, import_runtime
 from dynamicseg.memory import usable_cores
 
@@ -19,25 +20,46 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dynamicseg.features.options import FeatureOptions
+    from dynamicseg.inference.onnx_sizes import Cost
 
 
 class OnnxBackbone:
-    """A network in an ONNX file; see ``backbone.Backbone``."""
+    """A network in an ONNX file; see ``backbone.Backbone``.
 
-    def __init__(self, path: Path, session: Any, contract: InputContract, facts: Mapping[str, Any]) -> None:
-        self._path = path
+    Attributes:
+        path: of the file.
+        content: all of it.
+        cost: what it takes on the way to its maps; None: nobody can tell.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        content: bytes,
+        session: Any,
+        contract: InputContract,
+        cost: Cost | None,
+        facts: Mapping[str, Any],
+    ) -> None:
+        self.path = path
+        self.content = content
         self._session = session
         self._input = session.get_inputs()[0].name
         self.contract = contract
+        self.cost = cost
         self.facts: Mapping[str, str | Sequence[str]] = facts
+
+    def __deepcopy__(self, memo: object) -> OnnxBackbone:
+        """Return itself: nothing in it ever changes."""
+        return self
 
     @classmethod
     def load(cls, options: FeatureOptions) -> OnnxBackbone:
         """Reads and checks the file.
 
         Raises:
-            ValueError: it is no ONNX file, takes something else than one image, has no such outputs, or ONNX Runtime is
-                not installed.
+            ValueError: it is no ONNX file, or one that could open other files or run other people's code; it takes
+                something else than one image, or has no such outputs; or ONNX Runtime is not installed.
             OSError: it cannot be read.
         """
         path = Path(options.source)
@@ -47,6 +69,7 @@ class OnnxBackbone:
             raise ValueError(str(error)) from None
         with opened(path) as file:
             content = file.read()
+            cost = cost_of_backbone(content, options.outputs)
             settings = runtime.SessionOptions()
             settings.log_severity_level = FATAL_ONLY
             settings.intra_op_num_threads = usable_cores()
@@ -62,7 +85,8 @@ class OnnxBackbone:
             "sha256": hashlib.sha256(content).hexdigest(),
             "outputs": list(options.outputs),
         }
-        return cls(path, session, InputContract(options.mean, options.std, options.multiple, size), facts)
+        contract = InputContract(options.mean, options.std, options.multiple, size)
+        return cls(path, content, session, contract, cost, facts)
 
     def run(self, image: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """See ``Backbone``."""
@@ -75,14 +99,14 @@ class OnnxBackbone:
                 f"failed on an image of {shape}: {failure_of(error)}; if it wants sides that are multiples of some "
                 "other number, choose another feature_multiple"
             )
-            raise ValueError(one_line(self._path, text)) from None
+            raise ValueError(one_line(self.path, text)) from None
         for name, array in zip(names, found, strict=True):
             if array.ndim != 4 or array.shape[0] != 1 or 0 in array.shape or array.dtype.kind != "f":
                 text = f"its output {name} is {array.dtype} {list(array.shape)}; want float [1, channels, h, w]"
-                raise ValueError(one_line(self._path, text))
+                raise ValueError(one_line(self.path, text))
             if not np.isfinite(array).all():
                 text = f"its output {name} holds NaN or infinity: check feature_mean and feature_std"
-                raise ValueError(one_line(self._path, text))
+                raise ValueError(one_line(self.path, text))
         return [np.asarray(array[0], np.float32) for array in found]
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -16,17 +16,41 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dynamicseg.io import unit_values
+from dynamicseg.training_memory import check_features_memory
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dynamicseg.features.efficientnet import EfficientNetLite0
+    from dynamicseg.features.backbone import InputContract
 
 COMPONENTS = 4
 """Principal components of each map: about as many numbers as a photo has bands."""
 # The standard deviation of a component that has all the variance; that of a photo's bands is about as large.
 _SPREAD = 0.25
 _KEPT_BYTES = 128 << 20
+
+
+class MapSource(Protocol):
+    """A pretrained network as a module: frozen, for images of any size.
+
+    Attributes:
+        contract: mean and standard deviation that it wants.
+        facts: see ``backbone.Backbone``.
+        strides: of its maps, by which they are enlarged to the size of the image.
+        channels: of its maps.
+        largest: how many numbers for each pixel its largest tensor has, about.
+        beside: pixels of grey that it gets at the right and below, so that its coarsest map covers the image.
+    """
+
+    contract: InputContract
+    facts: Mapping[str, str | Sequence[str]]
+    strides: tuple[int, ...]
+    channels: tuple[int, ...]
+    largest: int
+    beside: int
+
+    def __call__(self, image: Tensor) -> list[Tensor]:
+        """``[B, 3, H, W]`` in the units of the contract to ``[B, C, h, w]`` for each map."""
 
 
 class Projection(nn.Module):
@@ -102,16 +126,20 @@ class FeaturePlanes(nn.Module):
     the image. That is the same for images of any size: exported graphs need not compute it.
 
     Args:
-        backbone: see ``features.efficientnet``.
+        backbone: a module, too.
         projection: of its maps.
+
+    Attributes:
+        dtype: in which the backbone computes.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: EfficientNetLite0, projection: Projection) -> None:
+    def __init__(self, backbone: MapSource, projection: Projection) -> None:
         super().__init__()
         self.backbone = backbone
+        self.dtype = torch.float32
         self.projection = projection
         contract = backbone.contract
         self._kept: OrderedDict[bytes, list[Tensor]] = OrderedDict()
@@ -120,17 +148,21 @@ class FeaturePlanes(nn.Module):
 
     @classmethod
     @torch.no_grad()
-    def fitted_to(cls, backbone: EfficientNetLite0, images: Iterable[Tensor]) -> FeaturePlanes:
+    def fitted_to(cls, backbone: MapSource, images: Iterable[Tensor]) -> FeaturePlanes:
         """With the principal components of images ``[1, 1 or 3, H, W]`` of 0..1."""
         unfitted = cls(backbone, Projection(()))
-        return cls(backbone, fitted(unfitted.maps(image) for image in images))
+
+        def maps(image: Tensor) -> list[Tensor]:
+            check_features_memory(image.shape[2:], backbone.largest, 0, image.device)
+            return unfitted.maps(image)
+
+        return cls(backbone, fitted(maps(image) for image in images))
 
     def maps(self, image: Tensor) -> list[Tensor]:
         """Of the backbone, for ``[B, 1 or 3, H, W]`` of 0..1."""
-        missing = max(self.backbone.strides) - 1
-        x = ((image - self.mean) / self.std).to(next(self.backbone.parameters()).dtype)
-        maps: list[Tensor] = self.backbone(functional.pad(x, (0, missing, 0, missing)))
-        return maps
+        beside = self.backbone.beside
+        x = ((image - self.mean) / self.std).to(self.dtype)
+        return self.backbone(functional.pad(x, (0, beside, 0, beside)))
 
     def forward(self, image: Tensor) -> Tensor:
         """``[B, 1 or 3, H, W]`` of 0..1 to ``[B, planes, H, W]``."""
@@ -146,6 +178,7 @@ class FeaturePlanes(nn.Module):
             repr((pixels.dtype, pixels.shape)).encode() + np.ascontiguousarray(pixels).tobytes()
         ).digest()
         if key not in self._kept:
+            check_features_memory(pixels.shape, self.backbone.largest, self.projection.planes, self.mean.device)
             image = torch.from_numpy(unit_values(pixels)).permute(2, 0, 1)[None].to(self.mean.device)
             self._kept[key] = self.projection(self.maps(image))
         self._kept.move_to_end(key)
@@ -156,6 +189,8 @@ class FeaturePlanes(nn.Module):
     def _enlarged(self, components: Sequence[Tensor], height: int, width: int) -> Tensor:
         planes = [
             functional.interpolate(one, scale_factor=stride, mode="bilinear", align_corners=False)
+            if stride > 1
+            else one
             for one, stride in zip(components, self.backbone.strides, strict=True)
         ]
         return torch.cat([one[..., :height, :width] for one in planes], dim=1)

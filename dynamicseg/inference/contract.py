@@ -24,6 +24,9 @@ MAX_DESCRIPTION_BYTES = 4 << 20
 MAX_BANDS = MAX_LABELS = MAX_WIDTH = 4096
 MAX_DEPTH = 64
 MAX_FEATURE_PLANES = 256
+MAX_BACKBONE_STRIDE = 128
+MAX_BACKBONE_MULTIPLE = 1024
+MAX_BACKBONE_NODES = 1 << 14
 MAX_DILATION_GROWTH = 4
 MAX_DILATION = 256
 Stride = Literal[1, 2, 4]
@@ -40,12 +43,16 @@ class BackboneLimits:
         nodes: operators of all kinds.
         channels: numbers for each pixel of the image in its largest tensor.
         strides: of its maps, by which they are enlarged.
+        multiple: it sees images whose sides are multiples of this.
+        foreign: it came from a file of anybody's, with any operators of convolutional networks.
     """
 
     convolutions: int
     nodes: int
     channels: int
     strides: tuple[int, ...]
+    multiple: int = 1
+    foreign: bool = False
 
 
 BACKBONES: Mapping[str, BackboneLimits] = {
@@ -53,6 +60,8 @@ BACKBONES: Mapping[str, BackboneLimits] = {
     "efficientnet-lite0": BackboneLimits(convolutions=35, nodes=100, channels=24, strides=(8, 16)),
 }
 """By name, as descriptions have it."""
+ONNX_BACKBONE = "onnx"
+"""The name of any that came from an ONNX file, of which the description itself says what it may add."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,9 +166,25 @@ def _backbone(description: Mapping[str, Any], feature_planes: int) -> BackboneLi
     if found is None:
         return None
     source = found.get("source") if isinstance(found, dict) else None
+    if source == ONNX_BACKBONE and isinstance(found, dict) and isinstance(found.get("onnx"), dict):
+        return _onnx_backbone(found["onnx"])
     if not isinstance(source, str) or source not in BACKBONES:
         raise _damaged(f"backbone is {str(source)[:40]}, not one of {', '.join(BACKBONES)}")
     return BACKBONES[source]
+
+
+def _onnx_backbone(found: Mapping[str, Any]) -> BackboneLimits:
+    strides = found.get("strides")
+    if not isinstance(strides, list) or not 1 <= len(strides) <= MAX_FEATURE_PLANES:
+        raise _damaged(f"strides of its backbone are {str(strides)[:40]}")
+    return BackboneLimits(
+        convolutions=_number(found, "convolutions", 0, MAX_BACKBONE_NODES),
+        nodes=_number(found, "nodes", 0, MAX_BACKBONE_NODES),
+        channels=_number(found, "largest", 1, MAX_WIDTH),
+        strides=tuple(_number({"stride": one}, "stride", 1, MAX_BACKBONE_STRIDE) for one in strides),
+        multiple=_number(found, "multiple", 1, MAX_BACKBONE_MULTIPLE),
+        foreign=True,
+    )
 
 
 def _radius(

@@ -20,7 +20,7 @@ import numpy as np
 from dynamicseg._files import Refusal, opened
 from dynamicseg._words import counted
 from dynamicseg.inference.contract import METADATA_KEY, ModelContract, read_contract
-from dynamicseg.inference.onnx_sizes import OPERATORS, Constant, Node, check_sizes
+from dynamicseg.inference.onnx_sizes import OPERATORS, Constant, Cost, Node, check_sizes, cost_of
 from dynamicseg.inference.protobuf import BYTES, fields, nested, signed, text, varints
 
 MAX_BYTES = 1 << 30
@@ -73,6 +73,26 @@ def read_onnx(path: Path) -> OnnxFile:
         return _look_into(file.read())
 
 
+def cost_of_backbone(content: bytes, outputs: Sequence[str]) -> Cost | None:
+    """What a foreign network takes for each pixel of an image, on the way to some of its outputs.
+
+    Any standard operator may be in it, and everything else that is refused of exported models is refused.
+
+    Returns:
+        None: it has operators of which that is not known, and which no exported graph can have.
+
+    Raises:
+        Refusal: it is no ONNX file, is damaged, or holds what could open other files or run other people's code.
+    """
+    model = _Model(memoryview(content), foreign=True)
+    wanted, needed = set(outputs), list[Node]()
+    for node in reversed(model.nodes):
+        if wanted.intersection(node.outputs):
+            needed.append(node)
+            wanted.update(node.inputs)
+    return cost_of(needed[::-1], model.constants, next(iter(set(model.inputs) - set(model.constants)), ""))
+
+
 def _look_into(content: bytes) -> OnnxFile:
     model = _Model(memoryview(content))
     if METADATA_KEY not in model.metadata:
@@ -113,7 +133,7 @@ def _check_graph(model: _Model, contract: ModelContract, image: Sequence[int | N
         image,
         channels=channels,
         stride=contract.stride,
-        backbone_strides=() if backbone is None else backbone.strides,
+        backbone=backbone,
     )
 
 
@@ -132,9 +152,10 @@ def _shape(values: dict[str, tuple[int, list[int | None]]], name: str, kind: int
 
 
 class _Model:
-    """What is looked at in a ModelProto."""
+    """What is looked at in a ModelProto; a ``foreign`` one may have any standard operator, and constants as nodes."""
 
-    def __init__(self, content: memoryview) -> None:
+    def __init__(self, content: memoryview, *, foreign: bool = False) -> None:
+        self._foreign = foreign
         self.metadata: dict[str, str] = {}
         self.inputs: dict[str, tuple[int, list[int | None]]] = {}
         self.outputs: dict[str, tuple[int, list[int | None]]] = {}
@@ -194,19 +215,21 @@ class _Model:
                 domain = text(value)
             elif number == 5:
                 attributes.append(nested(value))
-        if domain not in _OPERATOR_DOMAINS or operator not in OPERATORS:
+        if domain not in _OPERATOR_DOMAINS and self._foreign:
+            raise Refusal(f"uses {operator[:60]} of {domain[:60]}, which is no operator of ONNX: export it without it")
+        if domain not in _OPERATOR_DOMAINS or (operator not in OPERATORS and not self._foreign):
             shown = f"{domain}.{operator}" if domain else operator
             raise Refusal(f"uses the operator {shown[:60]!r}, which no exported model has: export it again")
         self.operators[operator] += 1
         found: dict[str, list[int] | str] = {}
         for attribute in attributes:
-            name, content = self._attribute(operator, attribute)
+            name, content = self._attribute(operator, attribute, outputs)
             if name in found:  # the library would take one of the two
                 raise Refusal(f"has the attribute {name[:60]!r} of {operator} twice: it is damaged")
             found[name] = content
         self.nodes.append(Node(operator, inputs, outputs, found))
 
-    def _attribute(self, operator: str, attribute: memoryview) -> tuple[str, list[int] | str]:
+    def _attribute(self, operator: str, attribute: memoryview, outputs: Sequence[str]) -> tuple[str, list[int] | str]:
         """Its name, and its numbers or its text; fractions are left out, for no size comes from them."""
         name, words, numbers = "", None, list[int]()
         for number, wire_type, value in self._fields(attribute):
@@ -219,6 +242,9 @@ class _Model:
             elif number == 8:
                 more = varints(nested(value)) if wire_type == BYTES else [_whole(value)]
                 numbers += [signed(one) for one in more]
+            elif number == 5 and self._foreign:
+                _, constant = self._tensor(nested(value))
+                self.constants.update(dict.fromkeys(outputs, constant))
             elif number in (5, 10):
                 raise Refusal(f"has a tensor inside {operator}, which no exported model has: export it again")
             elif number in (6, 11, 21, 22, 23):

@@ -3,8 +3,8 @@
 A file of a few hundred bytes could ask for any amount of memory: constants repeated to any size, an image multiplied
 with itself, padding. So only the operators that export writes are known here, and of each only what it is used for; a
 size may come from the file or from the size of the image, but not be computed; and no tensor may have more numbers for
-a pixel than the model has channels. A description that names a pretrained network allows what that one adds, which
-``contract.BACKBONES`` has.
+a pixel than the model has channels. A description that names a pretrained network allows what that one adds, see
+``contract.BackboneLimits``, and the operators of convolutional networks.
 """
 
 from __future__ import annotations
@@ -15,10 +15,15 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from dynamicseg._files import Refusal
+from dynamicseg.inference.contract import BackboneLimits
 
 _MAX_RANK = 5
 _MAX_KERNEL = 8  # of a first layer with a stride of 4; libraries take memory for each pixel of a kernel
 _MAX_REPEATED = 4  # what a graph repeats, it repeats for its two coordinates; the rest is room
+_MAX_RESIZED = 32  # between maps of a pretrained network
+_MAX_POOLED = 32  # pixels a side
+_MAX_POOLED_NUMBERS = 1 << 16  # of the whole image
+_MAX_PADDED = 64  # pixels that all its padding adds, where that is no part of a convolution
 _NUMBER_TYPES = (1, 6, 7, 10)  # float32, int32, int64, float16 in TensorProto.DataType
 
 
@@ -72,7 +77,7 @@ def check_sizes(
     *,
     channels: int,
     stride: int,
-    backbone_strides: Sequence[int] = (),
+    backbone: BackboneLimits | None = None,
 ) -> None:
     """Refuses a graph whose tensors could be larger than those of a model with so many channels.
 
@@ -82,7 +87,7 @@ def check_sizes(
         image: batch, height, width and bands; None: any.
         channels: of the widest layer.
         stride: of the first convolution, by which responses are enlarged again.
-        backbone_strides: of the maps of a pretrained network; empty: there is none.
+        backbone: a pretrained network in it, which sees grey beside the image.
 
     Raises:
         Refusal: it is none that export writes; in one line, with the operator.
@@ -90,10 +95,42 @@ def check_sizes(
     names = ("batch", "height", "width", "bands")
     sides = tuple(Side(Fraction(size or 1), "" if size else name) for size, name in zip(image, names, strict=True))
     # What a backbone sees beside the image, at the right and below, so that its coarsest map covers the image.
-    beside = max(backbone_strides, default=1) - 1
-    coarsest = max((stride, *backbone_strides))
+    beside = 0 if backbone is None else max(backbone.multiple, *backbone.strides) - 1
+    coarsest = max(stride, beside + 1)
     rounded_up = math.prod(-(-(size + beside) // coarsest) * coarsest for size in image[1:3] if size) * (image[0] or 1)
-    _Graph(constants, sides, channels * rounded_up, stride, backbone_strides, beside).check(nodes)
+    _Graph(constants, sides, channels * rounded_up, stride, backbone, beside).check(nodes)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a network takes for each pixel of an image.
+
+    Attributes:
+        largest: numbers in its largest tensor.
+        multiplications: of its convolutions.
+    """
+
+    largest: Fraction
+    multiplications: Fraction
+
+
+def cost_of(nodes: Sequence[Node], constants: Mapping[str, Constant], image: str) -> Cost | None:
+    """What a pretrained network takes; None: it has operators of which nobody can tell.
+
+    Args:
+        nodes: in the order in which they are computed.
+        constants: by name.
+        image: the name of its input, ``[1, 3, height, width]``.
+    """
+    sides = (*_sides([1, 3]), Side(Fraction(1), "height"), Side(Fraction(1), "width"))
+    any_at_all = BackboneLimits(0, 0, 0, (1,), foreign=True)
+    graph = _Graph(constants, (), math.inf, 1, any_at_all, 0)
+    graph.shapes[image] = sides
+    try:
+        graph.check([node for node in nodes if node.operator != "Constant"])
+    except Refusal:
+        return None
+    return Cost(max(graph.largest, Fraction(3)), graph.multiplications)
 
 
 class _Graph:
@@ -101,44 +138,60 @@ class _Graph:
         self,
         constants: Mapping[str, Constant],
         image: Shape,
-        most: int,
+        most: float,
         stride: int,
-        backbone_strides: Sequence[int],
+        backbone: BackboneLimits | None,
         beside: int,
     ) -> None:
         self._constants = constants
         self._image = image
         self._most = most
-        self._scales = {stride, *backbone_strides}
-        self._has_backbone = bool(backbone_strides)
+        self._scales = {stride}
+        self._rules = dict(_RULES)
+        self._foreign = backbone is not None and backbone.foreign
+        if backbone is not None:
+            self._scales |= set(backbone.strides)
+            self._rules |= _BACKBONE_RULES
+        if self._foreign:
+            self._scales |= set(range(1, _MAX_RESIZED + 1))
+            self._rules |= _FOREIGN_RULES
+        self._padding_left = _MAX_PADDED
+        self.largest = self.multiplications = Fraction(0)
         self._beside = beside  # the first convolution with more padding than its kernel takes away uses this up
-        self._shapes: dict[str, Shape] = {name: _sides(found.shape) for name, found in constants.items()}
-        self._shapes["image"] = image
+        self.shapes: dict[str, Shape] = {name: _sides(found.shape) for name, found in constants.items()}
+        self.shapes["image"] = image
         # Of tensors that hold sizes: what they hold.
         self._sizes: dict[str, Shape] = {}
 
     def check(self, nodes: Sequence[Node]) -> None:
         for node in nodes:
-            if len(node.outputs) != 1 or node.outputs[0] in self._shapes:
+            if len(node.outputs) != 1 or node.outputs[0] in self.shapes:
                 raise _unknown(node)
-            shape = _RULES[node.operator](self, node)
+            if node.operator not in self._rules:
+                raise _unknown(node)
+            shape = self._rules[node.operator](self, node)
             of_the_file = node.operator == "DequantizeLinear" and node.inputs[0] in self._constants
             if not of_the_file and not self._is_small(shape):
                 raise Refusal(
                     f"uses {node.operator} in a way that could take any amount of memory, which no exported model "
                     "does: export it again"
                 )
-            self._shapes[node.outputs[0]] = shape
+            self.shapes[node.outputs[0]] = shape
 
     def _is_small(self, shape: Shape) -> bool:
         sides = [side.of for side in shape if side.of]
-        factor = math.prod(side.factor for side in shape)
-        return len(shape) <= _MAX_RANK and len(sides) == len(set(sides)) and factor <= self._most
+        factor = math.prod((side.factor for side in shape), start=Fraction(1))
+        most = self._most
+        if self._foreign and not set(sides) - {"batch"}:  # what was pooled, not as large as an image
+            most = max(most, _MAX_POOLED_NUMBERS)
+        else:
+            self.largest = max(self.largest, factor)
+        return len(shape) <= _MAX_RANK and len(sides) == len(set(sides)) and factor <= most
 
     def _shape(self, node: Node, index: int) -> Shape:
-        if index >= len(node.inputs) or node.inputs[index] not in self._shapes:
+        if index >= len(node.inputs) or node.inputs[index] not in self.shapes:
             raise _unknown(node)
-        return self._shapes[node.inputs[index]]
+        return self.shapes[node.inputs[index]]
 
     def _values(self, node: Node, index: int) -> tuple[float, ...]:
         """Numbers that the file holds."""
@@ -212,11 +265,6 @@ class _Graph:
     def same(self, node: Node) -> Shape:
         return self._shape(node, 0)
 
-    def clip(self, node: Node) -> Shape:
-        if not self._has_backbone:
-            raise _unknown(node)
-        return self._shape(node, 0)
-
     def cast(self, node: Node) -> Shape:
         if node.number("to", 0) not in _NUMBER_TYPES:
             raise _unknown(node)
@@ -231,12 +279,12 @@ class _Graph:
 
     def conv(self, node: Node) -> Shape:
         x, weight = self._shape(node, 0), self._shape(node, 1)
-        pads, dilations = node.numbers("pads", (0,) * 4), node.numbers("dilations", (1, 1))
+        pads, dilations = self._pads(node), node.numbers("dilations", (1, 1))
         strides = node.numbers("strides", (1, 1))
         found = (len(x), len(weight), len(pads), len(dilations), len(strides))
         if found != (4, 4, 4, 2, 2) or min(*pads, 0) < 0 or min(*dilations, *strides) < 1:
             raise _unknown(node)
-        if node.attributes.get("auto_pad", "NOTSET") != "NOTSET" or any(side.of for side in weight):
+        if any(side.of for side in weight):
             raise _unknown(node)
         # As much padding as the kernel takes away again, and no more, but once what a backbone sees beside the image.
         more = [
@@ -249,6 +297,8 @@ class _Graph:
         if max(more) > 0:
             self._beside = 0
         rows, columns = (_divided(_longer(side, by), n) for side, by, n in zip(x[2:], more, strides, strict=True))
+        if rows.of and columns.of:
+            self.multiplications += math.prod((side.factor for side in weight), start=rows.factor * columns.factor)
         return (x[0], weight[0], rows, columns)
 
     def resize(self, node: Node) -> Shape:
@@ -265,12 +315,66 @@ class _Graph:
             raise _unknown(node)
         return (*shape[:axis], *shape[axis + 1 :])
 
+    # ---- and for each of convolutional networks that are not ours ----------------------------------------------------
+
+    def pool(self, node: Node) -> Shape:
+        x, kernel = self._shape(node, 0), node.numbers("kernel_shape", ())
+        pads, strides = self._pads(node), node.numbers("strides", (1, 1))
+        if (len(x), len(kernel), len(pads), len(strides)) != (4, 2, 4, 2) or min(*pads, 0) < 0:
+            raise _unknown(node)
+        if min(*kernel, *strides) < 1 or max(kernel) > _MAX_POOLED or node.numbers("dilations", (1, 1)) != [1, 1]:
+            raise _unknown(node)
+        if any(pads[axis] + pads[axis + 2] >= kernel[axis] for axis in range(2)):
+            raise _unknown(node)
+        return (*x[:2], *(_divided(side, stride) for side, stride in zip(x[2:], strides, strict=True)))
+
+    def _pads(self, node: Node) -> list[int]:
+        """Of a convolution or a pool, where they are numbers; none where the size of the image decides."""
+        automatic = node.attributes.get("auto_pad", "NOTSET")
+        if automatic in ("SAME_UPPER", "SAME_LOWER", "VALID") and self._foreign:
+            return [0] * 4
+        if automatic != "NOTSET":
+            raise _unknown(node)
+        return node.numbers("pads", (0,) * 4)
+
+    def global_pool(self, node: Node) -> Shape:
+        return (*self._shape(node, 0)[:2], *_sides([1, 1]))
+
+    def mean(self, node: Node) -> Shape:
+        x = self._shape(node, 0)
+        axes = self._values(node, 1) if len(node.inputs) > 1 else node.numbers("axes", ())
+        reduced = {int(axis) % max(1, len(x)) for axis in axes}
+        if not reduced or node.number("keepdims", 1) != 1:
+            raise _unknown(node)
+        return tuple(_sides([1])[0] if axis in reduced else side for axis, side in enumerate(x))
+
+    def matmul(self, node: Node) -> Shape:
+        x, weight = self._shape(node, 0), self._shape(node, 1)
+        if len(weight) != 2 or node.inputs[1] not in self._constants or not x:
+            raise _unknown(node)
+        return (*x[:-1], weight[1])
+
+    def pad(self, node: Node) -> Shape:
+        x, pads = self._shape(node, 0), self._values(node, 1)
+        if len(x) != 4 or len(pads) != 8 or min(pads) < 0 or len(node.inputs) > 3:
+            raise _unknown(node)
+        rows, columns = (int(pads[axis] + pads[axis + 4]) for axis in (2, 3))
+        if any(pads[axis] for axis in (0, 1, 4, 5)) or node.attributes.get("mode", "constant") != "constant":
+            raise _unknown(node)
+        more = max(rows, columns)
+        if more == self._beside:  # what a backbone sees beside the image
+            self._beside = 0
+        elif more <= self._padding_left:
+            self._padding_left -= more
+        else:
+            raise _unknown(node)
+        return (*x[:2], _longer(x[2], rows), _longer(x[3], columns))
+
 
 _RULES: Mapping[str, Callable[[_Graph, Node], Shape]] = {
     "Add": _Graph.elementwise,
     "ArgMax": _Graph.argmax,
     "Cast": _Graph.cast,
-    "Clip": _Graph.clip,
     "Concat": _Graph.concat,
     "Conv": _Graph.conv,
     "DequantizeLinear": _Graph.same,
@@ -288,8 +392,20 @@ _RULES: Mapping[str, Callable[[_Graph, Node], Shape]] = {
     "Transpose": _Graph.transpose,
     "Unsqueeze": _Graph.unsqueeze,
 }
-OPERATORS = frozenset(_RULES)
-"""All that export writes, of any precision and with any option of the network."""
+_BACKBONE_RULES: Mapping[str, Callable[[_Graph, Node], Shape]] = {"Clip": _Graph.same}
+_FOREIGN_RULES: Mapping[str, Callable[[_Graph, Node], Shape]] = {
+    **dict.fromkeys(("AveragePool", "MaxPool"), _Graph.pool),
+    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), _Graph.global_pool),
+    **dict.fromkeys(("PRelu", "Pow"), _Graph.elementwise),
+    **dict.fromkeys(("BatchNormalization", "InstanceNormalization", "LayerNormalization"), _Graph.same),
+    **dict.fromkeys(("Elu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "Sigmoid"), _Graph.same),
+    **dict.fromkeys(("Erf", "Exp", "Identity", "Neg", "Reciprocal", "Softplus", "Sqrt", "Tanh"), _Graph.same),
+    "MatMul": _Graph.matmul,
+    "Pad": _Graph.pad,
+    "ReduceMean": _Graph.mean,
+}
+OPERATORS = frozenset(_RULES) | frozenset(_BACKBONE_RULES) | frozenset(_FOREIGN_RULES)
+"""All that export writes, of any precision, with any option of the network and with any backbone that it can have."""
 
 
 def _sides(sizes: Sequence[int]) -> Shape:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,7 +42,14 @@ class TorchModel:
         }
 
     @classmethod
-    def load(cls, path: Path, *, threads: int | None = None, device: str = "auto") -> TorchModel:
+    def load(
+        cls,
+        path: Path,
+        *,
+        threads: int | None = None,
+        device: str = "auto",
+        backbone: str | os.PathLike[str] | None = None,
+    ) -> TorchModel:
         """Reads what ``dynamicseg train`` wrote.
 
         Raises:
@@ -58,7 +66,7 @@ class TorchModel:
                 f"{path}: models as train writes them need the whole of DynamicSeg ({error}); "
                 "export the model to ONNX for a device without it"
             ) from None
-        return cls(TrainedModel.load(path), str(present_device(device)), threads)
+        return cls(TrainedModel.load(path, backbone), str(present_device(device)), threads)
 
     def free_memory(self) -> int | None:
         """See ``RunningModel.free_memory``."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dynamicseg.config import Precision, problem_in_words
-from dynamicseg.features.options import EFFICIENTNET_LITE0, ONNX_SUFFIX
+from dynamicseg.features.options import FeatureOptions, feature_options
 from dynamicseg.inference.contract import MAX_LABELS
 from dynamicseg.model_description import NetworkOptions
 from dynamicseg.weighting import DEFAULT_MU, Weighting
@@ -39,7 +39,7 @@ class TrainingConfig(BaseModel):
     momentum: Annotated[float, Field(ge=0, lt=1)]
     superpixel_scale: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     """Scale of the superpixels within which labels are kept consistent; 0: no superpixels."""
-    features: Literal["efficientnet-lite0"] | None
+    features: FeatureOptions | None
     """Of a pretrained network, which the trained one sees beside the image; None: there are none."""
     held_out: Annotated[float, Field(ge=0, lt=1)]
     """The share of the images that are not trained on: training ends when labels of these get no better."""
@@ -70,11 +70,16 @@ _DEFAULTS: dict[str, Any] = {
 }
 # On frames of a drive half the resolution scored no worse than the whole, at a quarter of the work.
 _NETWORK_DEFAULTS: dict[str, Any] = {"width": 32, "depth": 3, "order": "norm_relu", "stride": 2}
-OPTIONS = (*TrainingConfig.model_fields, *NetworkOptions.model_fields)
+_OF_FEATURES = ("outputs", "mean", "std", "multiple")
+_FEATURE_OPTIONS = tuple(f"feature_{name}" for name in _OF_FEATURES)
+OPTIONS = (*TrainingConfig.model_fields, *_FEATURE_OPTIONS, *NetworkOptions.model_fields)
 
 
 def configure_training(**options: Any) -> TrainingConfig:
     """The configuration with some fields chosen, those of the network among them; None leaves a field to its default.
+
+    ``features`` is ``"efficientnet-lite0"`` or the path of an ONNX file, and ``feature_outputs``, ``feature_mean``,
+    ``feature_std`` and ``feature_multiple`` say what the file wants, see ``features.options.FeatureOptions``.
 
     Raises:
         ValueError: a field has a value out of its range, one line for all of them.
@@ -86,16 +91,15 @@ def configure_training(**options: Any) -> TrainingConfig:
     if unknown:
         raise TypeError(f"no option is named {unknown[0]!r}: choose from {', '.join(names)}")
     chosen = {name: value for name, value in options.items() if value is not None}
+    chosen["features"] = feature_options(
+        chosen.get("features"), **{name: chosen.pop(f"feature_{name}", None) for name in _OF_FEATURES}
+    )
     of_network = {name: value for name, value in chosen.items() if name in NetworkOptions.model_fields}
     fields = _DEFAULTS | {name: value for name, value in chosen.items() if name not in of_network}
     if "mu" not in fields:
         # So that continuity has weight 1 while all labels are alive, however many there are.
         dynamic = fields["weighting"] in ("fsf", "scf") and isinstance(fields["n_labels"], int)
         fields["mu"] = float(max(1, fields["n_labels"])) if dynamic else DEFAULT_MU["fixed"]
-    if str(fields["features"]).lower().endswith(ONNX_SUFFIX):
-        raise ValueError(
-            f"train takes features of {EFFICIENTNET_LITE0} only, which is the same everywhere, not of ONNX files"
-        )
     try:
         return TrainingConfig(network=NetworkOptions(**_NETWORK_DEFAULTS | of_network), **fields)
     except ValidationError as error:

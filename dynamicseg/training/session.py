@@ -108,6 +108,9 @@ class TrainingSession:
             f"{counted(labels, 'label')} after {counted(steps, 'step')} and {training.seconds:.0f} s in "
             f"{', '.join(map(str, written))}"
         )
+        features = self.config.features
+        if features is not None and features.is_onnx and not (self.output.parent / Path(features.source).name).exists():
+            self._tell(f"to predict and export, put {features.source} beside the model, or name it with --backbone")
         return SOME_FAILED if failures else DONE
 
     def _draw(self, training: Training) -> list[Path]:

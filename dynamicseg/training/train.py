@@ -17,8 +17,9 @@ import torch
 
 from dynamicseg._words import counted
 from dynamicseg.devices import present_device, present_precision, repeatable_convolutions
-from dynamicseg.features.efficientnet import EfficientNetLite0
+from dynamicseg.features.options import FeatureOptions
 from dynamicseg.features.planes import FeaturePlanes
+from dynamicseg.features.sources import described_source, map_source
 from dynamicseg.guidance import LabelFile
 from dynamicseg.guidance_files import find_guidance
 from dynamicseg.inputs import find_images
@@ -138,13 +139,19 @@ def _with_files(sources: Sequence[object], folder: Path) -> tuple[list[object], 
 
 
 def usable(config: TrainingConfig) -> TrainingConfig:
-    """With device and precision as they are here.
+    """With device and precision as they are here, and the hash of the network that features come from.
 
     Raises:
-        ValueError: there is no such device.
+        ValueError: there is no such device, or no such network.
+        OSError: its file cannot be read.
     """
     device = present_device(config.device)
-    return config.model_copy(update={"device": str(device), "precision": present_precision(config.precision, device)})
+    changed: dict[str, object] = {"device": str(device), "precision": present_precision(config.precision, device)}
+    if config.features is not None:
+        # That of other weights would carry on from no checkpoint of these.
+        sha256 = map_source(config.features).facts["sha256"]
+        changed["features"] = config.features.model_copy(update={"sha256": sha256})
+    return config.model_copy(update=changed)
 
 
 def train_on(
@@ -181,7 +188,7 @@ def train_on(
     bands = _bands(images)
     if scribbles is not None:
         images.strokes = read_strokes(images, scribbles, config.n_labels)
-    features = None if config.features is None else _features(images, bands)
+    features = None if config.features is None else _features(config.features, images, bands)
     progress = begin(config, bands, features)
     path = None if checkpoint is None else Path(checkpoint)
     identity = "" if path is None else fingerprint([*sources, *(scribbles or ())])
@@ -245,7 +252,7 @@ def _bands(images: ImageSet) -> int:
     return images.bands
 
 
-def _features(images: ImageSet, bands: int) -> FeaturePlanes:
+def _features(options: FeatureOptions, images: ImageSet, bands: int) -> FeaturePlanes:
     """The backbone, with a projection to the principal components of its maps of these images."""
     if bands not in (1, 3):
         raise ValueError(
@@ -255,7 +262,7 @@ def _features(images: ImageSet, bands: int) -> FeaturePlanes:
     # Evenly among all of them: those of one folder may be alike.
     step = max(1, len(images) // _IMAGES_FOR_PROJECTION)
     return FeaturePlanes.fitted_to(
-        EfficientNetLite0.load(),
+        map_source(options),
         (batch_of(pixels) for pixels in _whole_images(images, range(0, len(images), step))),
     )
 
@@ -313,8 +320,7 @@ def _finished(
 def _backbone(network: SegmentationNetwork) -> BackboneDescription | None:
     if network.features is None:
         return None
-    facts = network.features.backbone.facts
-    return BackboneDescription(source=facts["source"], sha256=facts["sha256"])  # type: ignore[arg-type]
+    return described_source(network.features.backbone)
 
 
 def _description(
@@ -338,6 +344,8 @@ def _description(
         backbone=_backbone(network),
         training={
             **config.model_dump(mode="json"),
+            # Not where its file was, and all else is in ``backbone``.
+            "features": None if config.features is None else Path(config.features.source).name,
             "images": images,
             "steps_done": len(progress.history),
             "stopped": stopped,
