@@ -161,7 +161,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
                 ]
             },
             {},
-            "keeps weights in other files, which are never opened",
+            "keeps weights in other files, which are never opened: save all of it in one file",
         ),
         ({}, {"feature_outputs": None}, "has outputs to choose from; name its feature maps with feature_outputs"),
         ({}, {"feature_outputs": ["logits"]}, r"its output logits is tensor\(float\)"),

@@ -20,7 +20,8 @@ import numpy as np
 from dynamicseg._files import Refusal, opened
 from dynamicseg._words import counted
 from dynamicseg.inference.contract import METADATA_KEY, ModelContract, read_contract
-from dynamicseg.inference.onnx_sizes import OPERATORS, Constant, Cost, Node, check_sizes, cost_of
+from dynamicseg.inference.onnx_parts import Constant, Node
+from dynamicseg.inference.onnx_sizes import OPERATORS, Cost, check_sizes, cost_of
 from dynamicseg.inference.protobuf import BYTES, fields, nested, signed, text, varints
 
 MAX_BYTES = 1 << 30
@@ -165,9 +166,8 @@ class _Model:
         self._parts = 0
         graphs = [nested(value) for number, _, value in self._fields(content) if number == 7]
         if len(graphs) != 1:
-            raise Refusal(
-                f"is no ONNX file: it holds {len(graphs)} graphs; pass one that dynamicseg export has written"
-            )
+            which = "has a network in it" if foreign else "dynamicseg export has written"
+            raise Refusal(f"is no ONNX file: it holds {len(graphs)} graphs; pass one that {which}")
         self._graph(graphs[0])
         for number, _, value in self._fields(content):
             if number == 14:
@@ -262,9 +262,10 @@ class _Model:
             elif number == 2:
                 kind = _whole(value)
             elif number in (13, 14) and not (number == 14 and value == 0):
-                raise Refusal(
-                    "keeps weights in other files, which are never opened: export it again, which writes one file"
-                )
+                advice = "export it again, which writes one file"
+                if self._foreign:
+                    advice = "save all of it in one file (external_data=False of torch.onnx.export)"
+                raise Refusal(f"keeps weights in other files, which are never opened: {advice}")
             elif number == 9:
                 raw = nested(value)
             elif number == 8:

@@ -16,6 +16,7 @@ from fractions import Fraction
 
 from dynamicseg._files import Refusal
 from dynamicseg.inference.contract import BackboneLimits
+from dynamicseg.inference.onnx_parts import Constant, Node, unknown
 
 _MAX_RANK = 5
 _MAX_KERNEL = 8  # of a first layer with a stride of 4; libraries take memory for each pixel of a kernel
@@ -25,38 +26,6 @@ _MAX_POOLED = 32  # pixels a side
 _MAX_POOLED_NUMBERS = 1 << 16  # of the whole image
 _MAX_PADDED = 64  # pixels that all its padding adds, where that is no part of a convolution
 _NUMBER_TYPES = (1, 6, 7, 10)  # float32, int32, int64, float16 in TensorProto.DataType
-
-
-@dataclass(frozen=True)
-class Node:
-    """An operator, the names of what goes in and comes out, and its attributes: whole numbers, or text."""
-
-    operator: str
-    inputs: Sequence[str]
-    outputs: Sequence[str]
-    attributes: Mapping[str, Sequence[int] | str]
-
-    def numbers(self, name: str, default: Sequence[int]) -> list[int]:
-        """Of an attribute."""
-        found = self.attributes.get(name, default)
-        if isinstance(found, str):
-            raise _unknown(self)
-        return list(found)
-
-    def number(self, name: str, default: int) -> int:
-        """Of an attribute that has just one."""
-        found = self.numbers(name, (default,))
-        if len(found) != 1:
-            raise _unknown(self)
-        return found[0]
-
-
-@dataclass(frozen=True)
-class Constant:
-    """A tensor of the file: its shape, and its numbers if they are few."""
-
-    shape: tuple[int, ...]
-    values: tuple[float, ...] | None
 
 
 @dataclass(frozen=True)
@@ -166,9 +135,9 @@ class _Graph:
     def check(self, nodes: Sequence[Node]) -> None:
         for node in nodes:
             if len(node.outputs) != 1 or node.outputs[0] in self.shapes:
-                raise _unknown(node)
+                raise unknown(node)
             if node.operator not in self._rules:
-                raise _unknown(node)
+                raise unknown(node)
             shape = self._rules[node.operator](self, node)
             of_the_file = node.operator == "DequantizeLinear" and node.inputs[0] in self._constants
             if not of_the_file and not self._is_small(shape):
@@ -190,14 +159,14 @@ class _Graph:
 
     def _shape(self, node: Node, index: int) -> Shape:
         if index >= len(node.inputs) or node.inputs[index] not in self.shapes:
-            raise _unknown(node)
+            raise unknown(node)
         return self.shapes[node.inputs[index]]
 
     def _values(self, node: Node, index: int) -> tuple[float, ...]:
         """Numbers that the file holds."""
         found = self._constants.get(node.inputs[index]) if index < len(node.inputs) else None
         if found is None or found.values is None:
-            raise _unknown(node)
+            raise unknown(node)
         return found.values
 
     def _sizes_in(self, node: Node, index: int) -> Shape | None:
@@ -217,21 +186,21 @@ class _Graph:
     def shape(self, node: Node) -> Shape:
         start, end = node.number("start", 0), node.number("end", 4)
         if list(node.inputs) != ["image"] or not 0 <= start < end <= len(self._image):
-            raise _unknown(node)
+            raise unknown(node)
         self._sizes[node.outputs[0]] = self._image[start:end]
         return _sides([end - start])
 
     def squeeze(self, node: Node) -> Shape:
         sizes = self._sizes_in(node, 0)
         if sizes is None or len(sizes) != 1:
-            raise _unknown(node)
+            raise unknown(node)
         self._sizes[node.outputs[0]] = sizes
         return ()
 
     def unsqueeze(self, node: Node) -> Shape:
         shape, axes = self._shape(node, 0), self._values(node, 1)
         if len(axes) != 1 or not 0 <= axes[0] <= len(shape):
-            raise _unknown(node)
+            raise unknown(node)
         at = int(axes[0])
         return (*shape[:at], *_sides([1]), *shape[at:])
 
@@ -242,7 +211,7 @@ class _Graph:
             self._sizes[node.outputs[0]] = tuple(side for found in sizes if found is not None for side in found)
         axis = node.number("axis", -1)
         if not shapes or not 0 <= axis < len(shapes[0]) or any(shape[axis].of for shape in shapes):
-            raise _unknown(node)
+            raise unknown(node)
         joined = Side(sum((shape[axis].factor for shape in shapes), Fraction(0)))
         others = _broadcast(node, *([*shape[:axis], *_sides([1]), *shape[axis + 1 :]] for shape in shapes))
         return (*others[:axis], joined, *others[axis + 1 :])
@@ -250,13 +219,13 @@ class _Graph:
     def expand(self, node: Node) -> Shape:
         sizes = self._sizes_in(node, 1)
         if sizes is None:
-            raise _unknown(node)
+            raise unknown(node)
         return _broadcast(node, self._shape(node, 0), sizes)
 
     def range(self, node: Node) -> Shape:
         limit = self._sizes_in(node, 1)
         if limit is None or len(limit) != 1 or self._values(node, 0) != (0,) or self._values(node, 2) != (1,):
-            raise _unknown(node)
+            raise unknown(node)
         return limit
 
     def elementwise(self, node: Node) -> Shape:
@@ -267,14 +236,14 @@ class _Graph:
 
     def cast(self, node: Node) -> Shape:
         if node.number("to", 0) not in _NUMBER_TYPES:
-            raise _unknown(node)
+            raise unknown(node)
         return self._shape(node, 0)
 
     def transpose(self, node: Node) -> Shape:
         shape = self._shape(node, 0)
         order = node.numbers("perm", ())
         if sorted(order) != list(range(len(shape))):
-            raise _unknown(node)
+            raise unknown(node)
         return tuple(shape[axis] for axis in order)
 
     def conv(self, node: Node) -> Shape:
@@ -283,9 +252,9 @@ class _Graph:
         strides = node.numbers("strides", (1, 1))
         found = (len(x), len(weight), len(pads), len(dilations), len(strides))
         if found != (4, 4, 4, 2, 2) or min(*pads, 0) < 0 or min(*dilations, *strides) < 1:
-            raise _unknown(node)
+            raise unknown(node)
         if any(side.of for side in weight):
-            raise _unknown(node)
+            raise unknown(node)
         # As much padding as the kernel takes away again, and no more, but once what a backbone sees beside the image.
         more = [
             max(0, pads[axis] + pads[axis + 2] - dilations[axis] * (int(weight[axis + 2].factor) - 1))
@@ -304,15 +273,15 @@ class _Graph:
     def resize(self, node: Node) -> Shape:
         shape, scales = self._shape(node, 0), self._values(node, 2)
         if len(node.inputs) != 3 or "axes" in node.attributes or len(shape) != 4 or len(scales) != 4:
-            raise _unknown(node)
+            raise unknown(node)
         if scales[:2] != (1, 1) or scales[2] != scales[3] or scales[2] not in self._scales:
-            raise _unknown(node)
+            raise unknown(node)
         return (*shape[:2], *(Side(side.factor * int(scales[2]), side.of) for side in shape[2:]))
 
     def argmax(self, node: Node) -> Shape:
         shape, axis = self._shape(node, 0), node.number("axis", 0)
         if not 0 <= axis < len(shape) or node.number("keepdims", 1) != 0:
-            raise _unknown(node)
+            raise unknown(node)
         return (*shape[:axis], *shape[axis + 1 :])
 
     # ---- and for each of convolutional networks that are not ours ----------------------------------------------------
@@ -321,11 +290,11 @@ class _Graph:
         x, kernel = self._shape(node, 0), node.numbers("kernel_shape", ())
         pads, strides = self._pads(node), node.numbers("strides", (1, 1))
         if (len(x), len(kernel), len(pads), len(strides)) != (4, 2, 4, 2) or min(*pads, 0) < 0:
-            raise _unknown(node)
+            raise unknown(node)
         if min(*kernel, *strides) < 1 or max(kernel) > _MAX_POOLED or node.numbers("dilations", (1, 1)) != [1, 1]:
-            raise _unknown(node)
+            raise unknown(node)
         if any(pads[axis] + pads[axis + 2] >= kernel[axis] for axis in range(2)):
-            raise _unknown(node)
+            raise unknown(node)
         return (*x[:2], *(_divided(side, stride) for side, stride in zip(x[2:], strides, strict=True)))
 
     def _pads(self, node: Node) -> list[int]:
@@ -334,7 +303,7 @@ class _Graph:
         if automatic in ("SAME_UPPER", "SAME_LOWER", "VALID") and self._foreign:
             return [0] * 4
         if automatic != "NOTSET":
-            raise _unknown(node)
+            raise unknown(node)
         return node.numbers("pads", (0,) * 4)
 
     def global_pool(self, node: Node) -> Shape:
@@ -345,29 +314,29 @@ class _Graph:
         axes = self._values(node, 1) if len(node.inputs) > 1 else node.numbers("axes", ())
         reduced = {int(axis) % max(1, len(x)) for axis in axes}
         if not reduced or node.number("keepdims", 1) != 1:
-            raise _unknown(node)
+            raise unknown(node)
         return tuple(_sides([1])[0] if axis in reduced else side for axis, side in enumerate(x))
 
     def matmul(self, node: Node) -> Shape:
         x, weight = self._shape(node, 0), self._shape(node, 1)
         if len(weight) != 2 or node.inputs[1] not in self._constants or not x:
-            raise _unknown(node)
+            raise unknown(node)
         return (*x[:-1], weight[1])
 
     def pad(self, node: Node) -> Shape:
         x, pads = self._shape(node, 0), self._values(node, 1)
         if len(x) != 4 or len(pads) != 8 or min(pads) < 0 or len(node.inputs) > 3:
-            raise _unknown(node)
+            raise unknown(node)
         rows, columns = (int(pads[axis] + pads[axis + 4]) for axis in (2, 3))
         if any(pads[axis] for axis in (0, 1, 4, 5)) or node.attributes.get("mode", "constant") != "constant":
-            raise _unknown(node)
+            raise unknown(node)
         more = max(rows, columns)
         if more == self._beside:  # what a backbone sees beside the image
             self._beside = 0
         elif more <= self._padding_left:
             self._padding_left -= more
         else:
-            raise _unknown(node)
+            raise unknown(node)
         return (*x[:2], _longer(x[2], rows), _longer(x[3], columns))
 
 
@@ -429,10 +398,6 @@ def _broadcast(node: Node, *shapes: Sequence[Side]) -> Shape:
     for sides in zip(*padded, strict=True):
         several = [side for side in sides if side != Side(Fraction(1))] or [sides[0]]
         if len({side.of for side in several}) > 1:
-            raise _unknown(node)
+            raise unknown(node)
         result.append(max(several, key=lambda side: side.factor))
     return tuple(result)
-
-
-def _unknown(node: Node) -> Refusal:
-    return Refusal(f"uses {node.operator[:60]} as no exported model does: export it again")
