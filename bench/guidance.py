@@ -10,7 +10,7 @@
 
 ``felzenszwalb-alone`` scores that method itself. The report is JSON-able: ``schema_version``, ``benchmark``
 (``"guidance"``), ``environment``, ``settings``, ``images`` (stems) and ``rows``, with ``row``, ``scores`` of
-``evaluate`` and ``seconds`` an image (median).
+``evaluate`` and ``seconds`` an image (median; null where they are left out).
 """
 
 from __future__ import annotations
@@ -159,7 +159,8 @@ def table(report: dict[str, Any]) -> Group:
         found.add_column(column, justify="right")
     for entry in report["rows"]:
         scores = [f"{entry['scores'][protocol][name]:.3f}" for protocol, name in _COLUMNS.values()]
-        found.add_row(entry["row"], f"{entry['seconds']:.2f}", *scores)
+        seconds = "" if entry["seconds"] is None else f"{entry['seconds']:.2f}"
+        found.add_row(entry["row"], seconds, *scores)
     foot = (
         "All, Fine, Coarse: per-segment IoU; scribbles are drawn in the segments of Coarse. covering: of the truth. "
         "F: of boundaries."
