@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dynamicseg._files import one_line
 from dynamicseg.features.onnx_backbone import OnnxBackbone
 from dynamicseg.inference.contract import MAX_BACKBONE_MULTIPLE, MAX_BACKBONE_STRIDE, MAX_WIDTH
+from dynamicseg.ops._library import left_alone_by_the_compiler
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,7 +64,7 @@ class OnnxMaps(nn.Module):
             raise ValueError(one_line(network.path, text))
         self.beside = self.multiple - 1
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @left_alone_by_the_compiler
     def forward(self, image: Tensor) -> list[Tensor]:
         """``[B, 3, H, W]`` in the units of the contract to ``[B, C, H / stride, W / stride]`` for each map.
 

@@ -35,7 +35,7 @@ def operator(
 
     def register(kernel: Kernel) -> Any:
         torch.library.define(full_name, schema, tags=torch.Tag.pt2_compliant_tag)
-        torch.library.impl(full_name, ("cpu", "cuda"), _left_alone_by_the_compiler(kernel))
+        torch.library.impl(full_name, ("cpu", "cuda"), left_alone_by_the_compiler(kernel))
         torch.library.register_fake(full_name, fake)
         torch.library.register_autograd(full_name, backward or no_derivative, setup_context=setup_context)
         return getattr(torch.ops.dynamicseg, name).default
@@ -43,8 +43,11 @@ def operator(
     return register
 
 
-def _left_alone_by_the_compiler(kernel: Kernel) -> Kernel:
-    """Where something is compiled, the frames of ``kernel`` are not, even where a graph breaks around its operator."""
+def left_alone_by_the_compiler(kernel: Kernel) -> Kernel:
+    """As ``torch.compiler.disable``, but for importing the compiler, which every start would wait for.
+
+    The frames of ``kernel`` are not compiled, even where a graph breaks around its operator.
+    """
     disabled: Kernel | None = None
 
     def run(*arguments: Any) -> Any:
