@@ -221,6 +221,16 @@ def test_reduced_images_keep_strokes_and_mask() -> None:
     assert np.array_equal(labels < 0, ~mask)
 
 
+def test_no_stroke_leaves_the_data_where_both_are_reduced() -> None:
+    mask = np.array([[0, 0], [1, 1], [1, 1]], bool)
+    strokes = np.array([[-1, -1], [3, 3], [-1, -1]])
+    small = read_guidance((3, 2), scribbles=strokes, mask=mask, channels=4).at((2, 2))
+    assert small.scribbles is not None
+    assert small.mask is not None
+    assert np.array_equal(small.mask, [[False, False], [True, True]])
+    assert np.array_equal(small.scribbles, [[-1, -1], [0, 0]])
+
+
 def test_the_weight_of_a_guide_fades() -> None:
     guide = np.arange(SHAPE[0])[:, None].repeat(SHAPE[1], axis=1) // 17
     options: dict[str, Any] = {"preset": "paper", "max_steps": 3, "guide_weight": 2.0}
