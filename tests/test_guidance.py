@@ -70,6 +70,8 @@ def test_files_pictures_and_arrays_say_the_same(tmp_path: Path) -> None:
         ({"scribbles": 5}, TypeError, "scribbles: is a int; want"),
         ({"scribbles": Image.fromarray(PHOTO)}, ValueError, "scribbles: is a PIL image of mode RGB; want a palette"),
         ({"scribbles": np.arange(TWO.size).reshape(SHAPE)}, ValueError, "has 3800 labels, more than the 100"),
+        ({"scribbles": TWO >= 0}, ValueError, "scribbles: has a label at every pixel, and nothing is left to segment"),
+        ({"scribbles": TWO, "mask": TWO >= 0}, ValueError, "give -1 to pixels where nothing was drawn"),
         ({"scribbles": TWO, "mask": TWO < 0}, ValueError, "scribbles: has strokes only where the mask says"),
         ({"guide": np.full((3, 3), -1)}, ValueError, "guide: has no label"),
         ({"mask": np.zeros(SHAPE, bool)}, ValueError, "mask: leaves 0 pixels of the image; 0 is for"),
@@ -83,6 +85,13 @@ def test_what_is_wrong_is_one_line(options: dict[str, Any], kind: type[Exception
     assert "\n" not in str(caught.value)
 
 
+def test_where_it_is_allowed_all_may_be_drawn() -> None:
+    found = read_guidance(SHAPE, scribbles=TWO >= 0, channels=100, drawn_everywhere=True)
+    assert found.scribbles is not None
+    assert found.drawn.tolist() == [0, 1]
+    assert np.array_equal(found.scribbles, TWO >= 0)
+
+
 def test_files_are_named_in_errors(tmp_path: Path) -> None:
     empty = picture(tmp_path / "empty.png", np.full(SHAPE, -1))
     with pytest.raises(ValueError, match=r"empty\.png: has no stroke: every pixel is 255"):
@@ -90,6 +99,9 @@ def test_files_are_named_in_errors(tmp_path: Path) -> None:
     Image.fromarray(PHOTO).save(tmp_path / "colours.png")
     with pytest.raises(ValueError, match=r"colours\.png: "):
         ds.segment(PHOTO, scribbles=tmp_path / "colours.png")
+    full = picture(tmp_path / "full.png", TWO.clip(0))
+    with pytest.raises(ValueError, match=r"full\.png: has a label at every pixel.* say with --scribble-none"):
+        ds.segment(PHOTO, scribbles=full)
     (tmp_path / "no.png").write_bytes(b"\x89PNG nothing")
     with pytest.raises(ValueError, match=r"no\.png: "):
         ds.segment(PHOTO, guide=tmp_path / "no.png")
