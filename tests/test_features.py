@@ -211,7 +211,10 @@ def test_maps_are_made_once_and_kept_in_the_folder_for_other_runs(tmp_path: Path
     assert len(list(tmp_path.iterdir())) == 3
 
 
-@pytest.mark.parametrize("damage", [b"", b"no zip", b"PK\x03\x04cut"])
+EMPTY_ZIP = b"PK\x05\x06" + bytes(18)
+
+
+@pytest.mark.parametrize("damage", [b"", b"no zip", b"PK\x03\x04cut", EMPTY_ZIP])
 def test_a_damaged_file_of_the_cache_is_made_anew(tmp_path: Path, damage: bytes) -> None:
     image = np.ones((1, 3, 4, 4), np.float32)
 
