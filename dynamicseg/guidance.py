@@ -99,12 +99,15 @@ def read_guidance(
     guide: object = None,
     mask: object = None,
     channels: int,
+    drawn_everywhere: bool = False,
 ) -> Guidance:
     """What is told of an image of ``shape`` (height, width); for the arguments, see ``Segmenter.segment``.
 
+    ``drawn_everywhere``: scribbles may leave no pixel without a label.
+
     Raises:
-        TypeError, ValueError: one of them is no label map, of another size, or has labels out of range, no stroke, or
-            too many; in one line that starts with its file.
+        TypeError, ValueError: one of them is no label map, of another size, or has labels out of range, no stroke, too
+            many, or nothing else; in one line that starts with its file.
         OSError: a file cannot be read.
     """
     parts = {"scribbles": scribbles, "guide": guide, "mask": mask}
@@ -112,7 +115,9 @@ def read_guidance(
     of_mask = None if mask is None else _as_mask(files.get("mask", mask), shape)
     drawn, strokes = np.empty(0, np.int64), None
     if scribbles is not None:
-        drawn, strokes = _as_scribbles(files.get("scribbles", scribbles), shape, of_mask, channels)
+        drawn, strokes = _as_scribbles(
+            files.get("scribbles", scribbles), shape, of_mask, channels, everywhere=drawn_everywhere
+        )
     return Guidance(
         drawn,
         strokes,
@@ -137,7 +142,7 @@ def filled(values: NDArray[Any], mask: NDArray[np.bool_] | None) -> NDArray[Any]
 
 
 def _as_scribbles(
-    value: object, shape: tuple[int, int], mask: NDArray[np.bool_] | None, channels: int
+    value: object, shape: tuple[int, int], mask: NDArray[np.bool_] | None, channels: int, *, everywhere: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     subject, numbers, none = _label_map("scribbles", value, DEFAULT_SCRIBBLE_NONE)
     _check_size(subject, numbers, shape, "draw scribbles at the size of the image")
@@ -168,6 +173,14 @@ def _as_scribbles(
                 f"{nothing}, say with --scribble-none what it is",
             )
         )
+    if not everywhere and has_stroke.sum() == (has_stroke.size if mask is None else mask.sum()):
+        what_to_do = (
+            "give -1 to pixels where nothing was drawn"
+            if none is None
+            else f"if the background is not {nothing}, say with --scribble-none what it is"
+        )
+        text = f"has a label at every pixel, and nothing is left to segment; {what_to_do}"
+        raise ValueError(one_line(subject, text))
     strokes = np.full(shape, NO_LABEL, np.int64)
     strokes[has_stroke] = found.part
     return found.numbers, strokes
@@ -243,7 +256,7 @@ def _label_map(name: str, value: object, none_of_picture: int | None) -> tuple[A
 def reduced_scribbles(scribbles: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.int64]:
     """Scribbles ``[H, W]`` at a smaller size; where labels fall on one pixel, the one that has the fewest stays.
 
-    No stroke is lost, however thin.
+    No stroke is lost, however thin, and none leaves the data of a mask that is reduced as well.
     """
     if scribbles.shape == size:
         return scribbles
@@ -251,7 +264,7 @@ def reduced_scribbles(scribbles: NDArray[np.int64], size: tuple[int, int]) -> ND
     labels = scribbles[rows, columns]
     rarest_last = np.argsort(-np.bincount(labels)[labels], kind="stable")
     small = np.full(size, NO_LABEL, np.int64)
-    cells = rows * size[0] // scribbles.shape[0], columns * size[1] // scribbles.shape[1]
+    cells = nearest(size[0], scribbles.shape[0])[rows], nearest(size[1], scribbles.shape[1])[columns]
     small[cells[0][rarest_last], cells[1][rarest_last]] = labels[rarest_last]
     return small
 

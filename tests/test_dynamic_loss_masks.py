@@ -22,7 +22,7 @@ from dynamic_loss_cases import (
     true_result,
 )
 
-from dynamicseg.ops import dynamic_loss
+from dynamicseg.ops import _runtime, dynamic_loss
 from dynamicseg.weighting import WEIGHTINGS
 
 
@@ -124,8 +124,12 @@ class TestSuperpixels:
             through_autograd(x[..., :6], superpixels=superpixels[:, :, ::2].contiguous()),
         )
 
+    @pytest.mark.parametrize("backend", ["cpu", "reference"])
     @pytest.mark.parametrize(("numbers", "got"), [([0, -1], "from -1 to 0"), ([0, 2], "from 0 to 2")])
-    def test_numbers_out_of_range_are_an_error(self, numbers: list[int], got: str) -> None:
+    def test_numbers_out_of_range_are_an_error(
+        self, numbers: list[int], got: str, backend: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(_runtime, "backend_for", lambda device: backend)
         superpixels = torch.tensor(numbers).view(1, 1, 2)
         with pytest.raises(ValueError, match=got) as raised:
             dynamic_loss(torch.zeros(1, 3, 1, 2), superpixels=superpixels)

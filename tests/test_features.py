@@ -46,15 +46,22 @@ def lite0() -> EfficientNetLite0:
         (None, {"multiple": 8}, "feature_multiple is of no use without features"),
         (None, {"cache": "x"}, "feature_cache is of no use without features"),
         ("m.onnx", {"mean": (1, 2)}, "feature_mean wants three numbers"),
+        ("m.onnx", {"mean": 0.5}, "feature_mean wants three numbers"),
         ("m.onnx", {"std": (1, 0, 1)}, "feature_std wants three numbers, above 0"),
         ("m.onnx", {"multiple": 0}, "feature_multiple wants a whole number from 1 to 1024, not 0"),
         ("m.onnx", {"outputs": [3]}, "feature_outputs wants names"),
+        ("m.onnx", {"outputs": 3}, "feature_outputs wants names"),
     ],
 )
 def test_wrong_options_are_answered_in_one_line(source: str | None, options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message.replace("?", r"\?")) as error:
         feature_options(source, **options)  # type: ignore[arg-type]
     assert "\n" not in str(error.value)
+
+
+def test_a_source_is_a_name_or_a_path() -> None:
+    with pytest.raises(TypeError, match="features is 5: pass 'efficientnet-lite0' or the path of an ONNX file"):
+        feature_options(5)  # type: ignore[arg-type]
 
 
 def test_where_the_cache_lies_is_no_part_of_what_is_written_down(tmp_path: Path) -> None:
@@ -211,7 +218,10 @@ def test_maps_are_made_once_and_kept_in_the_folder_for_other_runs(tmp_path: Path
     assert len(list(tmp_path.iterdir())) == 3
 
 
-@pytest.mark.parametrize("damage", [b"", b"no zip", b"PK\x03\x04cut"])
+EMPTY_ZIP = b"PK\x05\x06" + bytes(18)
+
+
+@pytest.mark.parametrize("damage", [b"", b"no zip", b"PK\x03\x04cut", EMPTY_ZIP])
 def test_a_damaged_file_of_the_cache_is_made_anew(tmp_path: Path, damage: bytes) -> None:
     image = np.ones((1, 3, 4, 4), np.float32)
 

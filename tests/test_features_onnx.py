@@ -161,6 +161,14 @@ def test_what_is_no_onnx_file_is_refused_in_one_line(tmp_path: Path, content: by
     assert "\n" not in str(error.value)
 
 
+def test_no_bytes_make_it_a_file_of_another_format(tmp_path: Path) -> None:
+    source = Path(saved(tmp_path / "m.onnx"))
+    # A name of its maker, where ONNX Runtime looks for that of its own format.
+    source.write_bytes(b"\x12\x84\x80\x00ORTM" + source.read_bytes())
+    (fine,) = feature_maps(IMAGE, options(str(source), outputs=["fine"]))
+    assert fine.ndim == 3
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"m\.onnx: no such file"):
         ds.Segmenter(features=tmp_path / "m.onnx", feature_outputs=["fine"])

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import skimage.data
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -89,6 +90,18 @@ def test_crops_see_the_features_of_their_place_in_the_whole_image(model: Trained
             for left in range(seen.shape[1] - 31)
             if np.allclose(seen[top, left, :3], part[0, 0, :3], atol=1e-6)
         )
+
+
+def test_a_part_of_the_planes_is_that_of_all_of_them(model: TrainedModel) -> None:
+    features = model.network.features
+    assert features is not None
+    height, width = PHOTOS[0].shape[:2]
+    whole = features.of_image(PHOTOS[0])
+    for top in (0, 7, 8, 15, 17, height - 32):
+        for left in (0, 9, 16, width - 32):
+            part = slice(top, top + 32), slice(left, left + 32)
+            found = features.of_image(PHOTOS[0], part)
+            torch.testing.assert_close(found, whole[:, part[0], part[1]], rtol=1e-5, atol=1e-6)
 
 
 def test_a_training_goes_on_from_its_checkpoint(tmp_path: Path) -> None:

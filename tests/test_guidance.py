@@ -70,6 +70,8 @@ def test_files_pictures_and_arrays_say_the_same(tmp_path: Path) -> None:
         ({"scribbles": 5}, TypeError, "scribbles: is a int; want"),
         ({"scribbles": Image.fromarray(PHOTO)}, ValueError, "scribbles: is a PIL image of mode RGB; want a palette"),
         ({"scribbles": np.arange(TWO.size).reshape(SHAPE)}, ValueError, "has 3800 labels, more than the 100"),
+        ({"scribbles": TWO >= 0}, ValueError, "scribbles: has a label at every pixel, and nothing is left to segment"),
+        ({"scribbles": TWO, "mask": TWO >= 0}, ValueError, "give -1 to pixels where nothing was drawn"),
         ({"scribbles": TWO, "mask": TWO < 0}, ValueError, "scribbles: has strokes only where the mask says"),
         ({"guide": np.full((3, 3), -1)}, ValueError, "guide: has no label"),
         ({"mask": np.zeros(SHAPE, bool)}, ValueError, "mask: leaves 0 pixels of the image; 0 is for"),
@@ -83,6 +85,13 @@ def test_what_is_wrong_is_one_line(options: dict[str, Any], kind: type[Exception
     assert "\n" not in str(caught.value)
 
 
+def test_where_it_is_allowed_all_may_be_drawn() -> None:
+    found = read_guidance(SHAPE, scribbles=TWO >= 0, channels=100, drawn_everywhere=True)
+    assert found.scribbles is not None
+    assert found.drawn.tolist() == [0, 1]
+    assert np.array_equal(found.scribbles, TWO >= 0)
+
+
 def test_files_are_named_in_errors(tmp_path: Path) -> None:
     empty = picture(tmp_path / "empty.png", np.full(SHAPE, -1))
     with pytest.raises(ValueError, match=r"empty\.png: has no stroke: every pixel is 255"):
@@ -90,6 +99,9 @@ def test_files_are_named_in_errors(tmp_path: Path) -> None:
     Image.fromarray(PHOTO).save(tmp_path / "colours.png")
     with pytest.raises(ValueError, match=r"colours\.png: "):
         ds.segment(PHOTO, scribbles=tmp_path / "colours.png")
+    full = picture(tmp_path / "full.png", TWO.clip(0))
+    with pytest.raises(ValueError, match=r"full\.png: has a label at every pixel.* say with --scribble-none"):
+        ds.segment(PHOTO, scribbles=full)
     (tmp_path / "no.png").write_bytes(b"\x89PNG nothing")
     with pytest.raises(ValueError, match=r"no\.png: "):
         ds.segment(PHOTO, guide=tmp_path / "no.png")
@@ -219,6 +231,16 @@ def test_reduced_images_keep_strokes_and_mask() -> None:
     labels = ds.segment(PHOTO, scribbles=TWO, mask=mask, max_side=40, **QUICK).labels
     assert np.array_equal(labels[TWO >= 0], TWO[TWO >= 0])
     assert np.array_equal(labels < 0, ~mask)
+
+
+def test_no_stroke_leaves_the_data_where_both_are_reduced() -> None:
+    mask = np.array([[0, 0], [1, 1], [1, 1]], bool)
+    strokes = np.array([[-1, -1], [3, 3], [-1, -1]])
+    small = read_guidance((3, 2), scribbles=strokes, mask=mask, channels=4).at((2, 2))
+    assert small.scribbles is not None
+    assert small.mask is not None
+    assert np.array_equal(small.mask, [[False, False], [True, True]])
+    assert np.array_equal(small.scribbles, [[-1, -1], [0, 0]])
 
 
 def test_the_weight_of_a_guide_fades() -> None:

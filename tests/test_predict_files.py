@@ -392,6 +392,13 @@ def test_an_operator_set_that_is_too_new_is_one_line(tmp_path: Path) -> None:
     assert "cannot be run by ONNX Runtime" in refusal(tmp_path / "m.onnx")
 
 
+def test_no_bytes_make_it_a_file_of_another_format(tmp_path: Path) -> None:
+    # A name of its maker, where ONNX Runtime looks for that of its own format.
+    begins = b"\x12\x84\x80\x00ORTM"
+    (tmp_path / "m.onnx").write_bytes(begins + onnx_models.model().SerializeToString())
+    assert load(tmp_path / "m.onnx").predict(np.zeros((4, 5, 3), np.uint8)).labels.shape == (4, 5)
+
+
 # ---- damaged ---------------------------------------------------------------------------------------------------------
 
 

@@ -46,7 +46,7 @@ class MapCache:
         Args:
             made_by: all that decides it besides the image, ready for JSON.
             image: any shape.
-            make: gives the same each time.
+            make: gives the same each time, one or more maps ``[C, h, w]``.
 
         Raises:
             OSError: the folder cannot be written to.
@@ -71,9 +71,10 @@ def _read(path: Path) -> list[NDArray[np.float32]] | None:
     """None where the file is not there or damaged: then it is made anew."""
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as content:
-            return [content[str(number)] for number in range(len(content.files))]
+            maps = [content[str(number)] for number in range(len(content.files))]
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None
+    return maps if maps and all(one.ndim == 3 and one.dtype == np.float32 for one in maps) else None
 
 
 def _write(path: Path, maps: list[NDArray[np.float32]]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from dynamicseg._files import Refusal, one_line, opened
 from dynamicseg.features.backbone import InputContract
 from dynamicseg.inference.onnx_file import cost_of_backbone
-from dynamicseg.inference.onnx_model import FATAL_ONLY, failure_of, import_runtime
+from dynamicseg.inference.onnx_model import failure_of, import_runtime, session_options
 from dynamicseg.memory import usable_cores
 
 if TYPE_CHECKING:
@@ -70,10 +70,7 @@ class OnnxBackbone:
         with opened(path) as file:
             content = file.read()
             cost = cost_of_backbone(content, options.outputs)
-            settings = runtime.SessionOptions()
-            settings.log_severity_level = FATAL_ONLY
-            settings.intra_op_num_threads = usable_cores()
-            settings.add_session_config_entry("session.force_spinning_stop", "1")
+            settings = session_options(runtime, usable_cores())
             try:
                 session = runtime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
             except Exception as error:  # ONNX Runtime has no common class for its errors

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -62,6 +62,7 @@ def feature_options(
 
     Raises:
         ValueError: there is no such source, or an option is out of its range or not for this source; in one line.
+        TypeError: the source is no name and no path.
     """
     of_file = {"outputs": outputs, "mean": mean, "std": std, "multiple": multiple}
     chosen: dict[str, Any] = {name: value for name, value in of_file.items() if value is not None}
@@ -72,6 +73,8 @@ def feature_options(
                 f"feature_{name} is of no use without features: choose {EFFICIENTNET_LITE0} or an ONNX file"
             )
         return None
+    if not isinstance(source, (str, os.PathLike)):
+        raise TypeError(f"features is {source!r}: pass {EFFICIENTNET_LITE0!r} or the path of an ONNX file")
     source = os.fspath(source)
     if not source.lower().endswith(ONNX_SUFFIX):
         if source != EFFICIENTNET_LITE0:
@@ -82,7 +85,7 @@ def feature_options(
             raise ValueError(f"feature_{name} is for ONNX files; {source} has its own: leave it out")
     for name, value in chosen.items():
         if name != "multiple":
-            chosen[name] = tuple([value] if isinstance(value, str) else value)
+            chosen[name] = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
     try:
         return FeatureOptions(source=source, cache=None if cache is None else os.fspath(cache), **chosen)
     except ValidationError as error:

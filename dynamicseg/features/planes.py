@@ -169,10 +169,14 @@ class FeaturePlanes(nn.Module):
         return self._enlarged(self.projection(self.maps(image)), *image.shape[-2:])
 
     @torch.no_grad()
-    def of_image(self, pixels: NDArray[Any]) -> Tensor:
+    def of_image(self, pixels: NDArray[Any], part: tuple[slice, slice] | None = None) -> Tensor:
         """``[planes, H, W]`` of pixels ``[H, W, 1 or 3]`` of uint8, uint16 or float32, made once an image.
 
         What is kept is small, the components before they are enlarged, of the images that were asked for last.
+
+        Args:
+            pixels: of the whole image.
+            part: rows and columns that are wanted; None: all.
         """
         key = hashlib.sha256(
             repr((pixels.dtype, pixels.shape)).encode() + np.ascontiguousarray(pixels).tobytes()
@@ -184,13 +188,32 @@ class FeaturePlanes(nn.Module):
         self._kept.move_to_end(key)
         while len(self._kept) > 1 and sum(one.nbytes for kept in self._kept.values() for one in kept) > _KEPT_BYTES:
             self._kept.popitem(last=False)
-        return self._enlarged(self._kept[key], *pixels.shape[:2])[0]
+        if part is None:
+            return self._enlarged(self._kept[key], *pixels.shape[:2])[0]
+        return torch.cat(
+            [
+                _enlarged_part(one, stride, part)
+                for one, stride in zip(self._kept[key], self.backbone.strides, strict=True)
+            ],
+            dim=1,
+        )[0]
 
     def _enlarged(self, components: Sequence[Tensor], height: int, width: int) -> Tensor:
-        planes = [
-            functional.interpolate(one, scale_factor=stride, mode="bilinear", align_corners=False)
-            if stride > 1
-            else one
-            for one, stride in zip(components, self.backbone.strides, strict=True)
-        ]
+        planes = [_enlarged(one, stride) for one, stride in zip(components, self.backbone.strides, strict=True)]
         return torch.cat([one[..., :height, :width] for one in planes], dim=1)
+
+
+def _enlarged(component: Tensor, stride: int) -> Tensor:
+    if stride == 1:
+        return component
+    return functional.interpolate(component, scale_factor=stride, mode="bilinear", align_corners=False)
+
+
+def _enlarged_part(component: Tensor, stride: int, part: tuple[slice, slice]) -> Tensor:
+    """The same rows and columns of ``_enlarged(component, stride)``, from their cells and those beside them alone."""
+    cells = tuple(slice(max(0, one.start // stride - 1), (one.stop - 1) // stride + 2) for one in part)
+    rows, columns = (
+        slice(one.start - stride * of_cells.start, one.stop - stride * of_cells.start)
+        for one, of_cells in zip(part, cells, strict=True)
+    )
+    return _enlarged(component[..., cells[0], cells[1]], stride)[..., rows, columns]

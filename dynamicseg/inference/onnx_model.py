@@ -37,7 +37,7 @@ _INSTALLED_BY = {
     "cpu": "pip install 'dynamicseg[predict]', or where there is no PyTorch, pip install onnxruntime",
 }
 _ON_GPU = ("cuda", "tensorrt")
-FATAL_ONLY = 4  # of ONNX Runtime's log, which would end up on the user's screen beside our own error
+_FATAL_ONLY = 4  # of ONNX Runtime's log, which would end up on the user's screen beside our own error
 
 
 class OnnxModel:
@@ -78,12 +78,7 @@ class OnnxModel:
         file = read_onnx(path)
         if not set(wanted) & set(_ON_GPU):
             _check_memory(path, file)
-        options = runtime.SessionOptions()
-        options.log_severity_level = FATAL_ONLY
-        # Its own default is the cores of the machine, also where this process may use only some of them.
-        options.intra_op_num_threads = threads or usable_cores()
-        # Its threads would go on spinning after a call, in the way of whatever the program does next.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
+        options = session_options(runtime, threads or usable_cores())
         index = cuda_index(device) or 0
         session, used = _started(runtime, path, file, options, wanted, index)
         if used not in wanted:
@@ -124,8 +119,21 @@ def import_runtime() -> Any:
         import onnxruntime
     except ImportError as error:
         raise ImportError(f"ONNX files need ONNX Runtime ({error}): {_INSTALLED_BY['cpu']}") from None
-    onnxruntime.set_default_logger_severity(FATAL_ONLY)
+    onnxruntime.set_default_logger_severity(_FATAL_ONLY)
     return onnxruntime
+
+
+def session_options(runtime: Any, threads: int) -> Any:
+    """For sessions of ONNX files that others may have made."""
+    options = runtime.SessionOptions()
+    options.log_severity_level = _FATAL_ONLY
+    # Its own default is the cores of the machine, also where this process may use only some of them.
+    options.intra_op_num_threads = threads
+    # Its threads would go on spinning after a call, in the way of whatever the program does next.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    # Else four bytes make it read the file in its own format, as another graph than that which was looked into.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    return options
 
 
 def _free_on_gpu(device: str) -> int | None:

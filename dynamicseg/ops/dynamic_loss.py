@@ -142,6 +142,8 @@ def dynamic_loss_and_grad(
 def reference_options(x: Tensor, arguments: LossArguments) -> dict[str, Any]:
     """The arguments as ``reference.dynamic_loss`` takes them, after the checks that the kernels' way has."""
     check_label_maps(x, arguments.scribbles, arguments.guide, arguments.guide_weight)
+    if arguments.superpixels is not None and arguments.superpixels.numel() > 0:
+        _checked_superpixel_count(arguments.superpixels, arguments.superpixel_count)
     options = arguments._asdict()
     del options["superpixel_count"]
     if arguments.guide_weight is None:
@@ -196,6 +198,16 @@ def _numbered(superpixels: Tensor | None, superpixel_count: int | None) -> tuple
     """Superpixels as the kernels read them, and how many there are."""
     if superpixels is None or superpixels.numel() == 0:
         return None, 0
+    superpixel_count = _checked_superpixel_count(superpixels, superpixel_count)
+    return superpixels.to(torch.int32).contiguous(), superpixel_count
+
+
+def _checked_superpixel_count(superpixels: Tensor, superpixel_count: int | None) -> int:
+    """A number above those of all superpixels.
+
+    Raises:
+        ValueError: one of them is out of range; on a GPU they are looked at only where there is no count.
+    """
     if superpixel_count is None or superpixels.device.type == "cpu":
         lowest, highest = _range(superpixels)
         most = superpixels[0].numel() if superpixel_count is None else superpixel_count
@@ -206,7 +218,7 @@ def _numbered(superpixels: Tensor | None, superpixel_count: int | None) -> tuple
                 "for example with skimage.segmentation.relabel_sequential"
             )
         superpixel_count = highest + 1
-    return superpixels.to(torch.int32).contiguous(), superpixel_count
+    return superpixel_count
 
 
 def _range(superpixels: Tensor) -> tuple[int, int]:

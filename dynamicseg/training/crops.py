@@ -117,14 +117,21 @@ def _crop(
     top, left = (int(random.integers(side - config.crop_size + 1)) for side in (height, width))
     mirrored = config.mirror and random.random() < 0.5
 
+    part = slice(top, top + config.crop_size), slice(left, left + config.crop_size)
+
+    def turned(crop: NDArray[Any]) -> NDArray[Any]:
+        return np.ascontiguousarray(crop[:, ::-1] if mirrored else crop)
+
     def cut(array: NDArray[Any]) -> NDArray[Any]:
-        part = _padded(array, height, width)[top : top + config.crop_size, left : left + config.crop_size]
-        return np.ascontiguousarray(part[:, ::-1] if mirrored else part)
+        return turned(_padded(array, height, width)[part])
 
     values = unit_values(cut(pixels))
     of_features = values[..., :0]
     if features is not None:
-        of_features = cut(features.of_image(pixels).permute(1, 2, 0).cpu().numpy())
+        if pixels.shape[:2] == (height, width):
+            of_features = turned(features.of_image(pixels, part).permute(1, 2, 0).cpu().numpy())
+        else:
+            of_features = cut(features.of_image(pixels).permute(1, 2, 0).cpu().numpy())
     rows, columns = (torch.arange(first, first + config.crop_size) for first in (top, left))
     place = coordinates(rows, columns.flip(0) if mirrored else columns, height, width)
     scribbles = None

@@ -40,7 +40,7 @@ def read_strokes(images: ImageSet, scribbles: Sequence[object], n_labels: int) -
         pixels = None if one is None else images.pixels(number)
         if pixels is None:
             continue
-        found = read_guidance(pixels.shape[:2], scribbles=one, channels=n_labels)
+        found = read_guidance(pixels.shape[:2], scribbles=one, channels=n_labels, drawn_everywhere=True)
         highest = int(found.drawn.max())
         if highest >= n_labels:
             subject = one.path if isinstance(one, LabelFile) else f"scribbles of image {number}"
