@@ -19,18 +19,18 @@ DynamicLossKernels contiguous_kernels_of(bool targets) {
   return {nullptr, nullptr, forward, backward};
 }
 
-// Of contiguous maps, only the published loss has code for images without a mask. With other options, and in normalised
-// maps, which training never has contiguous, each element is asked: all combinations would take minutes to compile.
+// Training never has normalised contiguous maps: there each element is asked for its mask and its labels, for all
+// combinations would take long to compile.
 template <class Storage, bool kNormalised, Continuity kKind, bool kDiagonals>
 DynamicLossKernels contiguous_kernels_of(const DynamicLossParams& params) {
   const bool targets = params.scribbles != nullptr || params.guide != nullptr;
   if constexpr (kNormalised) {
     const auto forward = forward_contiguous<Storage, true, kKind, kDiagonals, true>;
     return {nullptr, nullptr, forward, backward_contiguous<Storage, true, kKind, kDiagonals, true, true>};
-  } else if constexpr (kKind == Continuity::l1 && !kDiagonals) {
-    if (params.mask == nullptr) return contiguous_kernels_of<Storage, false, kKind, kDiagonals, false>(targets);
+  } else {
+    return params.mask == nullptr ? contiguous_kernels_of<Storage, false, kKind, kDiagonals, false>(targets)
+                                  : contiguous_kernels_of<Storage, false, kKind, kDiagonals, true>(targets);
   }
-  return contiguous_kernels_of<Storage, false, kKind, kDiagonals, true>(targets);
 }
 
 template <class Storage, bool kNormalised, Continuity kKind, bool kDiagonals>
