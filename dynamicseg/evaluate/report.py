@@ -77,7 +77,7 @@ class Scores:
         self._rows.append({"stem": stem, **{name: scores for name, scores in of_protocols.items() if scores}})
 
     def result(self) -> dict[str, Any]:
-        """``images``, ``scores`` and ``per_image`` of a report.
+        """``images``, how many there were; ``scores`` by protocol; ``per_image``, the ``stem`` of each and its scores.
 
         Raises:
             ValueError: no image was counted in.
@@ -115,7 +115,8 @@ def evaluate(
         progress: told how many images are done, and of how many.
 
     Returns:
-        The report, as described at the top of this file.
+        The report: ``images``, ``scores`` and ``per_image`` as in ``Scores.result``; ``skipped``, the stems of images
+        without any pixel that counts; and the arguments.
 
     Raises:
         ValueError: an argument is out of its range; files are missing, too many, of the wrong size or unreadable: one
