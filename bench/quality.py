@@ -322,12 +322,13 @@ def plot(report: dict[str, Any], path: str | os.PathLike[str]) -> None:
     figure = figures.Figure(figsize=(10, 5), layout="constrained")
     for axes, column in zip(figure.subplots(1, 2), ("All", "covering"), strict=True):
         protocol, name = _COLUMNS[column]
+        lines = itertools.cycle(("--", ":", "-."))
         for entry, marker in zip(report["methods"], itertools.cycle("osD^vP*X")):
             score, seconds = entry["scores"][protocol][name], entry["seconds"]
             label = entry["method"] if column == "All" else None
             if seconds is None:
                 label = label and f"{label}, time not measured"
-                axes.axhline(score["mean"], linestyle="--", color="grey", label=label)
+                axes.axhline(score["mean"], linestyle=next(lines), color="grey", label=label)
             else:
                 axes.errorbar(seconds["median"], score["mean"], yerr=score["std"], fmt=marker, capsize=3, label=label)
         axes.set_xscale("log")
