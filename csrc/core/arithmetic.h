@@ -96,19 +96,6 @@ DYNAMICSEG_HOST_DEVICE bool takes_label(Value value, Value best) {
   return value > best || (value != value && best == best);
 }
 
-// What a difference of neighbours counts in the continuity, and the derivative of that, which is 0 for a NaN.
-template <Continuity kContinuity, class Value>
-DYNAMICSEG_HOST_DEVICE Value size_of_difference(Value difference) {
-  const Value size = difference < 0 ? -difference : difference;
-  if constexpr (kContinuity == Continuity::l1) return size;
-  return size < 1 ? difference * difference / 2 : size - Value(1) / 2;
-}
-template <Continuity kContinuity, class Value>
-DYNAMICSEG_HOST_DEVICE Value slope_of_difference(Value difference) {
-  if constexpr (kContinuity == Continuity::l1) return sign_of(difference);
-  return difference > -1 && difference < 1 ? difference : sign_of(difference);
-}
-
 // A number from a map of scribbles or from a guide: -1, no label, where it is out of range.
 DYNAMICSEG_HOST_DEVICE std::int64_t label_or_none(std::int64_t number, std::int64_t channels) {
   return number >= 0 && number < channels ? number : -1;
