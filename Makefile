@@ -39,17 +39,20 @@ $(VENV)/bin/python:
 	@command -v "$${CXX:-c++}" >/dev/null || { echo "no C++ compiler: apt install g++" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
+# After a change of the sources it is there already.
+HAS_TORCH := test -d $(VENV)/lib/python3.*/site-packages/torch
+
 # PIP_CONSTRAINT also holds inside the environments that pip makes for builds.
 $(RUNNABLE) $(INSTALLED): export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 $(RUNNABLE): $(VENV)/bin/python $(CORE)
-	@echo "Installing PyTorch into $(VENV): a large download, minutes"
+	@$(HAS_TORCH) || echo "Installing PyTorch into $(VENV): a large download, minutes"
 	$(PIP) install --quiet torch
 	@echo "Building the native core and installing it: one to three minutes"
 	$(PIP) install --quiet --editable .
 	@touch $@
 
 $(INSTALLED): $(VENV)/bin/python $(CORE)
-	@echo "Installing PyTorch into $(VENV): a large download, minutes"
+	@$(HAS_TORCH) || echo "Installing PyTorch into $(VENV): a large download, minutes"
 	$(PIP) install --quiet torch
 	@echo "Building the native core, installing it and the tools: one to three minutes"
 	$(PIP) install --quiet --editable '.[dev]'
