@@ -9,7 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-import typer
+try:
+    import typer
+except ImportError as error:  # on a device that has what `python -m dynamicseg.predict` needs, and no more
+    print(
+        f"dynamicseg: the command needs a package that is not installed ({error}); without it there is python -m "
+        "dynamicseg.predict, which labels images with ONNX files and engines",
+        file=sys.stderr,
+    )
+    raise SystemExit(2) from None
 
 from dynamicseg.cli_bench import bench_app
 from dynamicseg.cli_common import DATASETS, Unusable, label_floor_named, loading, names, usage_in_words, wrong_call

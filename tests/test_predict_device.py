@@ -124,6 +124,14 @@ def test_mistakes_are_one_line(arguments: list[str], status: int, words: str, fo
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_the_command_names_the_call_that_works_here(folder: Path) -> None:
+    done = run("predict", "m.onnx", "photo.png", "-o", "out", code=DEVICE + "import dynamicseg.cli", cwd=folder)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert done.stderr.startswith("dynamicseg: the command needs a package that is not installed (")
+    assert "python -m dynamicseg.predict" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_one_that_fails_does_not_stop_the_others(folder: Path) -> None:
     (folder / "a.png").write_text("hello")
     done = run("m.onnx", ".", "-o", "out", cwd=folder)
