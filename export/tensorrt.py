@@ -163,6 +163,8 @@ class TensorRT(EngineMaker):
             return cls(importlib.import_module("tensorrt"))
         except ImportError as error:
             hint = "it comes with JetPack" if platform.machine() == "aarch64" else "pip install 'dynamicseg[tensorrt]'"
+            if this_gpu() is None:  # before it is fetched for nothing
+                hint += "; it builds on the GPU that the engine is for, and there is none here"
             raise ImportError(f"TensorRT is not installed ({error}): {hint}") from None
 
     def check(self, options: ExportOptions) -> None:

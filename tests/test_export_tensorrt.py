@@ -146,12 +146,15 @@ def test_a_build_that_fails_gives_its_reason_and_no_file(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("gpu", [GPU, None], ids=["gpu", "no gpu"])
 def test_without_tensorrt_there_is_the_command_that_installs_it(
-    monkeypatch: pytest.MonkeyPatch, graph: Path, tmp_path: Path
+    gpu: Gpu | None, monkeypatch: pytest.MonkeyPatch, graph: Path, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(ImportError, match=r"TensorRT is not installed .*(dynamicseg\[tensorrt\]|JetPack)"):
+    monkeypatch.setattr(tensorrt, "this_gpu", lambda: gpu)
+    with pytest.raises(ImportError, match=r"TensorRT is not installed .*(dynamicseg\[tensorrt\]|JetPack)") as refusal:
         export(graph, tmp_path / "m.engine", format="tensorrt")
+    assert ("there is none here" in str(refusal.value)) == (gpu is None)
 
 
 def refittable(graph: Path, folder: Path) -> Path:
