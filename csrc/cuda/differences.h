@@ -1,5 +1,5 @@
-// What a difference of neighbours counts in the continuity, and the derivative of that, which is 0 for a NaN. On the CPU
-// cpu/dynamic_loss_image.h has them, on vectors.
+// What a difference of neighbours counts in the continuity, and the derivative of that, which is 0 for a NaN. On the
+// CPU cpu/dynamic_loss_image.h has them, on vectors.
 #pragma once
 
 #include <cuda_runtime.h>
