@@ -13,6 +13,7 @@ import numpy as np
 
 from dynamicseg._files import one_line
 from dynamicseg.io import read_label_map
+from dynamicseg.numbering import relabel_by_area
 from dynamicseg.partition import partition
 from dynamicseg.resizing import nearest, resized_labels
 from dynamicseg.terms import DEFAULT_SCRIBBLE_NONE, NO_LABEL
@@ -191,11 +192,8 @@ def _as_guide(value: object) -> NDArray[np.int64]:
     known = numbers >= 0 if none is None else (numbers >= 0) & (numbers != none)
     if not known.any():
         raise ValueError(one_line(subject, "has no label: every pixel is negative or the number that is ignored"))
-    found = partition(numbers[known])
-    rank = np.empty(len(found), np.int64)
-    rank[np.argsort(-found.areas, kind="stable")] = np.arange(len(found))
     guide = np.full(numbers.shape, NO_LABEL, np.int64)
-    guide[known] = rank[found.part]
+    guide[known] = relabel_by_area(numbers[known])
     return guide
 
 

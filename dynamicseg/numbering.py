@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dynamicseg.partition import partition
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -25,12 +27,10 @@ def relabel_by_area(labels: NDArray[Any]) -> NDArray[np.int32]:
     labels = np.asarray(labels)
     if labels.dtype.kind not in "biu":
         raise TypeError(f"labels have dtype {labels.dtype}; want integers")
-    if labels.size == 0:
-        return np.zeros(labels.shape, np.int32)
-    compact, areas = _without_gaps(labels)
-    rank = np.empty(len(areas), np.int32)
-    rank[np.argsort(-areas, kind="stable")] = np.arange(len(areas), dtype=np.int32)
-    return rank[compact]
+    found = partition(labels)
+    rank = np.empty(len(found), np.int32)
+    rank[np.argsort(-found.areas, kind="stable")] = np.arange(len(found), dtype=np.int32)
+    return rank[found.part].reshape(labels.shape)
 
 
 def final_numbers(labels: NDArray[Any], drawn: NDArray[np.int64]) -> NDArray[np.int32]:
@@ -50,19 +50,3 @@ def final_numbers(labels: NDArray[Any], drawn: NDArray[np.int64]) -> NDArray[np.
     result[of_drawn] = drawn[labels[of_drawn]]
     result[others] = relabel_by_area(labels[others]) + (int(drawn.max()) + 1 if len(drawn) else 0)
     return result
-
-
-def _without_gaps(labels: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the labels numbered from 0 in the order of their numbers, and the area of each."""
-    smallest, largest = int(labels.min()), int(labels.max())
-    if largest - smallest > 4 * labels.size + 1024:
-        _, inverse, areas = np.unique(labels, return_inverse=True, return_counts=True)
-        return inverse.reshape(labels.shape), areas
-    # Counting is far quicker than the sort inside numpy.unique, where the numbers are dense enough.
-    # In 64 bits the subtraction may wrap around for uint64, and still leaves the right difference.
-    from_zero = labels.astype(np.int64) - np.array(smallest, labels.dtype).astype(np.int64)
-    counts = np.bincount(from_zero.ravel())
-    present = np.flatnonzero(counts)
-    number = np.zeros(len(counts), np.int64)
-    number[present] = np.arange(len(present))
-    return number[from_zero], counts[present]

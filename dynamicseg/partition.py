@@ -33,18 +33,20 @@ class Partition:
 
 def partition(labels: NDArray[Any]) -> Partition:
     """The parts of integers of any shape; pixels with the same number are one part."""
-    flat = labels.ravel().astype(np.int64)
+    flat = labels.ravel()
     smallest = int(flat.min()) if flat.size else 0
     if flat.size == 0 or int(flat.max()) - smallest > DENSE_CELLS_PER_PIXEL * flat.size + 1024:
         numbers, part, areas = np.unique(flat, return_inverse=True, return_counts=True)
-        return Partition(numbers, part.astype(np.int64), areas.astype(np.int64))
+        return Partition(numbers.astype(np.int64), part.astype(np.int64), areas.astype(np.int64))
     # Counting is far quicker than the sort inside numpy.unique, where the numbers are dense enough.
-    flat -= smallest
-    counts = np.bincount(flat)
+    # In 64 bits the subtraction may wrap around for uint64, and still leaves the right difference.
+    first = np.array(smallest, flat.dtype).astype(np.int64)
+    from_first = flat.astype(np.int64) - first
+    counts = np.bincount(from_first)
     present = np.flatnonzero(counts)
     number = np.zeros(len(counts), np.int64)
     number[present] = np.arange(len(present))
-    return Partition(present.astype(np.int64) + smallest, number[flat], counts[present].astype(np.int64))
+    return Partition(present.astype(np.int64) + first, number[from_first], counts[present].astype(np.int64))
 
 
 def connected_components(labels: NDArray[Any]) -> NDArray[np.int64]:
